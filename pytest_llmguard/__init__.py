@@ -1,0 +1,1 @@
+"""The pytest face of llmguard: does nothing until asked."""

@@ -1,0 +1,1 @@
+"""The compact training and evaluation core: trusts nothing."""
