@@ -49,4 +49,20 @@ def _entry(family: str, name: str, *needs: str, over: str = "", tier: str = "pre
     return Entry(name, module, family, tier, needs, over, tuple(bugs.split()))
 
 
-CHECKS: tuple[Entry, ...] = ()
+# fmt: off
+CHECKS: tuple[Entry, ...] = (
+    # template
+    # tokens
+    # masking
+    # collation
+    # prompts
+    # data
+    # splits
+    # config
+    # source
+    # adapter
+    # environment
+    # storage
+    # sentinel
+)
+# fmt: on
