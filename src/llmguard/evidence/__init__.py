@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "config": "llmguard.evidence.config",
     "encoded": "llmguard.evidence.encoded",
     "environment": "llmguard.evidence.environment",
+    "files": "llmguard.evidence.files",
     "model": "llmguard.evidence.model",
     "pipeline": "llmguard.evidence.pipeline",
     "project": "llmguard.evidence.settings",
@@ -51,7 +52,7 @@ SETTINGS: dict[str, Callable[[Any], Any]] = {
 }
 """Settings of the project file that checks may take by name beside evidence; None counts as missing."""
 
-ONE_TARGET = frozenset({"encoded", "batches", "rows", "prompts", "config"})
+ONE_TARGET = frozenset({"encoded", "batches", "files", "rows", "prompts", "config"})
 
 
 @dataclass(frozen=True)

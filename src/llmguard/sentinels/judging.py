@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 __all__ = ["Judge", "Judgement", "exactly", "items", "json_value", "numbers", "shaped", "words"]
 
@@ -77,7 +78,7 @@ def _segments(text: str) -> list[str]:
 def _prefixes(text: str, filler: Collection[str]) -> Iterator[tuple[list[str], str]]:
     """(content so far, the segment that comes next) after each segment; stops where the preface turns into rambling."""
     segments, content, skipped = _segments(text), list[str](), 0
-    for segment, following in zip(segments, [*segments[1:], ""], strict=True):
+    for segment, following in zip_longest(segments, segments[1:], fillvalue=""):
         tokens = _tokens(segment)
         kept = [t for t in tokens if t not in filler]
         content, skipped = content + kept, skipped + len(tokens) - len(kept)
