@@ -1,0 +1,177 @@
+"""Align the tokens of encoded rows with the text that they came from, a whole shard at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmguard.alignment.place import Cut, Placed, Stretch, Target, end_of_terminator, place
+from llmguard.encoded import Encoded
+from llmguard.formats import Kind, Piece
+from llmguard.formats.chat import TemplateError, control_tokens
+from llmguard.formats.pieces import split_blank
+from llmguard.ragged import Ints
+from llmguard.rows import Rows, Turn
+from llmguard.vocabulary import Vocabulary, squeeze, vocabulary_of
+
+__all__ = ["Alignment", "Status", "align"]
+
+Status = Cut
+ENOUGH = 0.8
+"""Share of rows that must end alike for their common ending to be taken as the project's terminator."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What every token is for.
+
+    `kind`: uint8 [tokens], of `Kind`; `turn`: int16 [tokens], the assistant turn or -1; `status`: uint8 [rows], of `Status`;
+    `responses`: int16 [rows], assistant turns in the source row; `lost`: for each row the contents that are not in its ids.
+    """
+
+    kind: NDArray[np.uint8]
+    turn: NDArray[np.int16]
+    status: NDArray[np.uint8]
+    responses: NDArray[np.int16]
+    lost: Sequence[tuple[int, ...]]
+    vocabulary: Vocabulary
+    terminator: bytes
+
+    @property
+    def matched(self) -> NDArray[np.bool_]:
+        """Rows whose responses were found (wholly or cut): bool [rows]."""
+        return self.status < Cut.UNMATCHED
+
+    def of(self, *kinds: Kind) -> NDArray[np.bool_]:
+        """Tokens of some kinds: bool [tokens]."""
+        return np.isin(self.kind, [int(k) for k in kinds])
+
+
+def align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any = None) -> Alignment:
+    """Align encoded rows with their source rows (`encoded.source`); remembered for the same objects."""
+    memory: dict[Any, Any] = encoded.__dict__.setdefault("_alignments", {})
+    key = (id(rows), id(tokenizer), id(template))
+    if key not in memory:
+        memory[key] = (_align(encoded, rows, tokenizer, template), rows, tokenizer, template)
+    found: Alignment = memory[key][0]
+    return found
+
+
+def _align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any) -> Alignment:
+    vocabulary = vocabulary_of(tokenizer)
+    ids = np.where(encoded.attended, encoded.input_ids.values, -1)
+    flat, ends = vocabulary.spans(ids)
+    row_ends = np.concatenate(([0], ends))[encoded.input_ids.offsets]
+    text = flat.tobytes()
+    targets = _targets(encoded, rows, tokenizer, template, vocabulary)
+    placed = [
+        Placed(Cut.NO_TURNS, [Stretch(0, Kind.UNKNOWN)]) if t is None else place(text[row_ends[i] : row_ends[i + 1]], t)
+        for i, t in enumerate(targets)
+    ]
+    terminator = _common_ending(placed)
+    if terminator:
+        placed = [_with_terminator(p, terminator) for p in placed]
+    kind, turn = _kinds(placed, ends, row_ends, encoded, vocabulary)
+    status = np.fromiter((p.cut for p in placed), dtype=np.uint8, count=len(placed))
+    responses = np.fromiter((_answers(t) for t in targets), dtype=np.int16, count=len(targets))
+    return Alignment(kind, turn, status, responses, [p.lost for p in placed], vocabulary, terminator)
+
+
+def _answers(target: Target | None) -> int:
+    return sum(answer for answer, _ in target.contents) if target else 0
+
+
+def _targets(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any, vocabulary: Vocabulary) -> list[Target | None]:
+    ends = _ends(tokenizer, template)
+    bos = squeeze(tokenizer.bos_token) if getattr(tokenizer, "bos_token", None) else b""
+    return [
+        _target(rows.turns[s], template, vocabulary, ends, bos) if 0 <= s < len(rows) else None for s in encoded.source.tolist()
+    ]
+
+
+def _ends(tokenizer: Any, template: Any) -> list[bytes]:
+    """What may end a response: the format's own terminator, EOS, and any control token that is no opening marker."""
+    own = squeeze(template.terminator).lstrip(b"\t\n\r") if template is not None and template.terminator else b""
+    eos = squeeze(tokenizer.eos_token) if tokenizer.eos_token else b""
+    others = [squeeze(t) for t in control_tokens(tokenizer) if t not in (tokenizer.bos_token, tokenizer.pad_token)]
+    opening = (b"start", b"user", b"assistant", b"system", b"header", b"[INST]", b"begin", b"fim", b"think", b"tool", b"func")
+    return [e for e in (own, eos, *(o for o in others if not any(w in o.lower() for w in opening))) if e]
+
+
+def _target(turns: tuple[Turn, ...] | None, template: Any, vocabulary: Vocabulary, ends: list[bytes], bos: bytes) -> Target | None:
+    if not turns or not any(t.role == "assistant" for t in turns):
+        return None
+    pieces: list[Piece] = []
+    if template is not None:
+        try:
+            pieces = split_blank(template.pieces(turns))
+        except TemplateError:
+            pieces = []
+    texts = vocabulary.swallow([p.text for p in pieces])
+    as_bytes = [(p.kind, p.turn, vocabulary.text_as_bytes(t)) for p, t in zip(pieces, texts, strict=True)]
+    contents = [(t.role == "assistant", vocabulary.text_as_bytes(t.content.strip())) for t in turns]
+    return Target(as_bytes, contents, ends, bos)
+
+
+def _common_ending(placed: Sequence[Placed]) -> bytes:
+    """The text that most rows end with, where none of them ends with a control token (`\\nEND` and its like)."""
+    whole = [p for p in placed if p.cut in (Cut.EXACT, Cut.LOCATED)]
+    if any(s.kind is Kind.TERMINATOR and t.start > s.start for p in whole for s, t in zip(p.stretches, p.stretches[1:], strict=False)):
+        return b""
+    endings = Counter(p.remainder for p in whole if p.remainder.strip())
+    if not endings or len(whole) < 3:
+        return b""
+    ending, count = endings.most_common(1)[0]
+    return ending if count >= ENOUGH * len(whole) else b""
+
+
+def _with_terminator(placed: Placed, terminator: bytes) -> Placed:
+    if placed.cut not in (Cut.EXACT, Cut.LOCATED) or len(placed.stretches) < 2:
+        return placed
+    stop = end_of_terminator(placed.remainder, [terminator])
+    end = placed.stretches[-2]
+    found = [*placed.stretches[:-2], replace(end, kind=Kind.TERMINATOR if stop else Kind.TAIL), Stretch(end.start + stop, Kind.TAIL, end.turn)]
+    return replace(placed, stretches=found)
+
+
+def _kinds(
+    placed: Sequence[Placed], ends: Ints, row_ends: Ints, encoded: Encoded, vocabulary: Vocabulary
+) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    """Kind and turn of every token from the stretch that its first and its last byte lie in."""
+    bounds = np.concatenate([[s.start for s in p.stretches] + row_ends[i] for i, p in enumerate(placed)] or [np.zeros(1, np.int64)])
+    kinds = np.array([s.kind for p in placed for s in p.stretches] or [Kind.UNKNOWN], dtype=np.uint8)
+    turns = np.array([s.turn for p in placed for s in p.stretches] or [-1], dtype=np.int16)
+    lengths = np.diff(np.concatenate(([0], ends)))
+    starts = ends - lengths
+    first = np.searchsorted(bounds, starts, side="right") - 1
+    last = np.searchsorted(bounds, np.maximum(ends - 1, starts), side="right") - 1
+    first, last = np.clip(first, 0, len(kinds) - 1), np.clip(last, 0, len(kinds) - 1)
+    kind, turn = kinds[first].copy(), turns[first].copy()
+    _blanks(kind, turn, lengths, starts, bounds, kinds)
+    _straddling(kind, turn, kinds, turns, first, last)
+    kind[~encoded.attended] = Kind.PAD
+    return kind, turn
+
+
+def _blanks(kind: Any, turn: Any, lengths: Ints, starts: Ints, bounds: Ints, kinds: Any) -> None:
+    """Tokens of spaces alone have no bytes: within a stretch they are its kind, at the edge of a response white space at the seam."""
+    empty = lengths == 0
+    edge = np.isin(starts, bounds[np.isin(kinds, [Kind.RESPONSE, Kind.TERMINATOR, Kind.TAIL, Kind.SEAM])])
+    kind[empty & edge] = Kind.SEAM
+
+
+def _straddling(kind: Any, turn: Any, kinds: Any, turns: Any, first: Ints, last: Ints) -> None:
+    before, after = kinds[first], kinds[last]
+    answer = (Kind.RESPONSE, Kind.TERMINATOR)
+    crosses = first != last
+    into = crosses & np.isin(after, answer) & (before == Kind.PROMPT)
+    kind[into], turn[into] = Kind.STRADDLE, turns[last][into]
+    blank_into = crosses & np.isin(after, answer) & np.isin(before, (Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM))
+    kind[blank_into], turn[blank_into] = Kind.RESPONSE, turns[last][blank_into]
+    held = crosses & (before == Kind.PROMPT) & np.isin(after, (Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM))
+    kind[held] = Kind.PROMPT

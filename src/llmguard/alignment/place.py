@@ -1,0 +1,180 @@
+"""Find a rendered row, or failing that its contents, in the bytes of its tokens (all without U+0020, see vocabulary)."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from llmguard.formats import Kind
+
+__all__ = ["Cut", "Placed", "Stretch", "Target", "place"]
+
+WHITE = b"\t\n\r\x0b\x0c"
+
+
+class Cut(enum.IntEnum):
+    """How a row's bytes relate to its source text."""
+
+    EXACT = 0
+    """The rendered text stands in it."""
+    LOCATED = 1
+    """The contents stand in it in order, in another text than the format's."""
+    CUT_RIGHT = 2
+    """It ends before the last response does."""
+    CUT_LEFT = 3
+    """It starts after the text does."""
+    UNMATCHED = 4
+    """A response is not in it."""
+    NO_TURNS = 5
+    """The source row has no turns to look for."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of bytes from `start` to the next stretch."""
+
+    start: int
+    kind: Kind
+    turn: int = -1
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to look for: pieces as (kind, turn, bytes), contents as (is a response, bytes), and the bytes of tokens that may end a response."""
+
+    pieces: Sequence[tuple[Kind, int, bytes]]
+    contents: Sequence[tuple[bool, bytes]]
+    ends: Sequence[bytes]
+    bos: bytes = b""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where everything of a row is. `remainder`: the bytes behind the last response; `lost`: contents that are not there."""
+
+    cut: Cut
+    stretches: list[Stretch] = field(default_factory=list)
+    remainder: bytes = b""
+    lost: tuple[int, ...] = ()
+
+
+def place(row: bytes, target: Target) -> Placed:
+    """Find a row's text in its bytes: the whole text, a cut of it, or its contents one by one."""
+    return _exact(row, target) or _cut(row, target) or _contents(row, target)
+
+
+def _body(target: Target) -> list[tuple[Kind, int, bytes]]:
+    """The pieces up to the end of the last response; what follows it is judged by what is there."""
+    last = max((i for i, p in enumerate(target.pieces) if p[0] in (Kind.RESPONSE, Kind.BLANK_WITHIN)), default=-1)
+    return list(target.pieces[: last + 1])
+
+
+def _exact(row: bytes, target: Target) -> Placed | None:
+    body = _body(target)
+    for pieces in (body, body[:-1] if body and body[-1][0] is Kind.BLANK_WITHIN else []):
+        text = b"".join(p[2] for p in pieces)
+        at = row.find(text) if text else -1
+        if at >= 0:
+            return _laid_out(row, pieces, at, target)
+    return None
+
+
+def _laid_out(row: bytes, pieces: Sequence[tuple[Kind, int, bytes]], at: int, target: Target) -> Placed:
+    stretches, position = [Stretch(0, Kind.PROMPT)], at
+    for kind, turn, text in pieces:
+        stretches.append(Stretch(position, kind, turn))
+        position += len(text)
+    return _finished(Cut.EXACT, row, stretches, position, pieces[-1][1], target)
+
+
+def _finished(cut: Cut, row: bytes, stretches: list[Stretch], end: int, turn: int, target: Target, lost: tuple[int, ...] = ()) -> Placed:
+    rest = row[end:]
+    stop = end_of_terminator(rest, target.ends)
+    found = [*stretches, Stretch(end, Kind.TERMINATOR if stop else Kind.TAIL, turn), Stretch(end + stop, Kind.TAIL, turn)]
+    return Placed(cut, found, rest, lost)
+
+
+def end_of_terminator(rest: bytes, ends: Sequence[bytes]) -> int:
+    """The length of the terminator at the start of what follows a response, white space before it included; 0 if there is none."""
+    blank = len(rest) - len(rest.lstrip(WHITE))
+    found = next((e for e in ends if e and (rest.startswith(e) or rest.startswith(e, blank))), None)
+    if found is None:
+        return 0
+    return len(found) if rest.startswith(found) else blank + len(found)
+
+
+def _cut(row: bytes, target: Target) -> Placed | None:
+    whole = b"".join(p[2] for p in target.pieces)
+    core = row[len(target.bos) :] if target.bos and row.startswith(target.bos) else row
+    if len(core) < 4 or not whole:
+        return None
+    for text, shift in ((core, len(row) - len(core)), (row, 0)):
+        at = whole.find(text)
+        if at >= 0:
+            return _window(whole, at, len(text), shift, target)
+    return None
+
+
+def _window(whole: bytes, at: int, length: int, shift: int, target: Target) -> Placed:
+    stretches, position = [Stretch(0, Kind.PROMPT)], 0
+    for kind, turn, text in target.pieces:
+        start, end = position, position + len(text)
+        position = end
+        if end > at and start < at + length:
+            stretches.append(Stretch(max(start - at, 0) + shift, kind, turn))
+    right = at + length < len(b"".join(p[2] for p in _body(target)))
+    if right:
+        return Placed(Cut.CUT_RIGHT, stretches)
+    return Placed(Cut.CUT_LEFT if at else Cut.EXACT, stretches, b"")
+
+
+def _contents(row: bytes, target: Target) -> Placed:
+    """The contents in order; a response that is not wholly there is cut off if the row ends in it, else the row is unmatched."""
+    stretches: list[Stretch] = [Stretch(0, Kind.PROMPT)]
+    cursor, turn, lost, end = 0, -1, [], 0
+    responses = [i for i, (answer, _) in enumerate(target.contents) if answer]
+    for index, (answer, text) in enumerate(target.contents):
+        if not answer:
+            at = row.find(text, cursor) if text else cursor
+            lost += [] if at >= 0 else [index]
+            cursor = at + len(text) if at >= 0 else cursor
+            continue
+        turn += 1
+        at = _response_at(row, target, index, cursor, last=index == responses[-1])
+        if at < 0:
+            return _without(row, text, stretches, cursor, turn, (*lost, index))
+        stretches += _around(row, at, len(text), turn, target)
+        cursor = end = at + len(text)
+    if not responses:
+        return Placed(Cut.NO_TURNS)
+    return _finished(Cut.LOCATED, row, stretches[:-2], end, turn, target, tuple(lost))
+
+
+def _response_at(row: bytes, target: Target, index: int, cursor: int, *, last: bool) -> int:
+    text = target.contents[index][1]
+    if last:
+        return row.rfind(text, cursor)
+    following = next((t for answer, t in target.contents[index + 1 :] if not answer and t), b"")
+    first = row.find(text, cursor)
+    limit = row.find(following, first + len(text)) if following and first >= 0 else -1
+    return row.rfind(text, cursor, limit) if limit >= 0 else first
+
+
+def _around(row: bytes, at: int, length: int, turn: int, target: Target) -> list[Stretch]:
+    blank = len(row[:at]) - len(row[:at].rstrip(WHITE))
+    stop = end_of_terminator(row[at + length :], target.ends)
+    return [
+        Stretch(at - blank, Kind.BLANK_BEFORE, turn),
+        Stretch(at, Kind.RESPONSE, turn),
+        Stretch(at + length, Kind.TERMINATOR if stop else Kind.PROMPT, turn if stop else -1),
+        Stretch(at + length + stop, Kind.PROMPT),
+    ]
+
+
+def _without(row: bytes, text: bytes, stretches: list[Stretch], cursor: int, turn: int, lost: tuple[int, ...]) -> Placed:
+    start = row.rfind(text[:12], cursor) if len(text) >= 4 else -1
+    if start >= 0 and len(os.path.commonprefix([row[start:], text])) == len(row) - start:
+        return Placed(Cut.CUT_RIGHT, [*stretches, Stretch(start, Kind.RESPONSE, turn)], b"", lost[:-1])
+    return Placed(Cut.UNMATCHED, [Stretch(0, Kind.UNKNOWN)], b"", lost)
