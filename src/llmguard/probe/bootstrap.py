@@ -1,7 +1,8 @@
 """What a Python probe runs first: a heartbeat, a way to say where it hangs, and the proof that it came to its end.
 
 Run as a script by its path, never imported: `bootstrap.py FOLDER KIND TARGET N PATH*N ARGUMENT*`. It imports next to nothing
-before the target, so that the target sees the modules that it would see without it.
+before the target, so that the target sees the modules that it would see without it, and it keeps one file open from the start, so
+that a target that has used up all descriptors or all memory can still say so.
 """
 
 from __future__ import annotations
@@ -11,63 +12,69 @@ import mmap
 import os
 import signal
 import sys
+import time
 
-FOLDER = sys.argv[1]
-NONCE = os.environ.get("LLMGUARD_PROBE", "")
 _SLOTS = {"import": 8, "open": 1024, "lock": 2048}
 _LONGEST = 900
 
 
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+
+
 def main() -> None:
     """Set up, run the target, prove the end."""
-    kind, target, count = sys.argv[2], sys.argv[3], int(sys.argv[4])
+    folder, kind, target, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     paths, arguments = sys.argv[5 : 5 + count], sys.argv[5 + count :]
     # a script's own folder comes first on the path: here it would shadow modules of the target
     if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # noqa: PTH100, PTH120 - start-up time
         del sys.path[0]
     sys.path[:0] = paths
-    _speak_up_when_hung()
-    _beat()
+    sys.addaudithook(Heartbeat(folder, _speak_up_when_hung(folder)))
     sys.argv[:] = [target if kind == "module" else "-c", *arguments]
-    _write("began", NONCE)
+    told = Report(os.open(f"{folder}/report", _FLAGS, 0o600), os.environ.get("LLMGUARD_PROBE", ""))
     try:
-        _run(kind, target)
+        _run(kind, target, told)
     except SystemExit as end:
-        _leave(end)
-    except BaseException as why:
-        _confess(why)
+        if end.code in (None, 0):
+            told.say("ended")
         raise
-    _write("ended", NONCE)
+    except BaseException as why:
+        told.say("error", _confession(why))
+        raise
+    told.say("ended")
 
 
-def _run(kind: str, target: str) -> None:
+class Report:
+    """What the parent learns: lines of a word, the nonce that proves that they are ours, and JSON."""
+
+    def __init__(self, file: int, nonce: str) -> None:
+        self.file, self.nonce = file, nonce
+
+    def say(self, word: str, text: str = "null") -> None:
+        """Write a line in one call."""
+        os.write(self.file, f"{word} {self.nonce} {text}\n".encode())
+
+    def payload(self, value: object) -> None:
+        """Hand a JSON-safe value to the parent; the last one counts."""
+        import json
+
+        self.say("payload", json.dumps(value))
+
+
+def _run(kind: str, target: str, told: Report) -> None:
     if kind == "module":
         import runpy
 
         runpy.run_module(target, run_name="__main__", alter_sys=True)
         return
-    names = sys.modules["__main__"].__dict__
-    names["report"] = report
-    exec(compile(target, "<probe>", "exec"), names)  # noqa: S102 - running code is what a probe is for
+    # a fresh __main__: children that multiprocessing spawns must not run this file again
+    module = sys.modules["__main__"] = type(sys)("__main__")
+    module.__dict__["report"] = told.payload
+    exec(compile(target, "<probe>", "exec"), module.__dict__)  # noqa: S102 - running code is what a probe is for
 
 
-def report(payload: object) -> None:
-    """Hand a JSON-safe value to the parent; the last one counts."""
-    import json
-
-    _write("payload", json.dumps(payload))
-
-
-def _leave(end: SystemExit) -> None:
-    if end.code in (None, 0):
-        _write("ended", NONCE)
-    raise end
-
-
-def _confess(why: BaseException) -> None:
-    """Write down the exception: type, message, innermost place outside the import system, and what it carries."""
-    import json
-
+def _confession(why: BaseException) -> str:
+    """The exception as JSON: its types, its message, the innermost place outside the import system, what it carries."""
     place, line, trace = "", 0, why.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
@@ -76,32 +83,118 @@ def _confess(why: BaseException) -> None:
         trace = trace.tb_next
     if isinstance(why, SyntaxError) and why.filename:
         place, line = why.filename, why.lineno or 0
-    kinds = [kind.__name__ for kind in type(why).__mro__]
-    found = {"kinds": kinds, "message": str(why)[:4000], "file": place, "line": line}
-    found |= {key: getattr(why, key, None) for key in ("errno", "name", "path", "filename")}
-    _write("error", json.dumps(found, default=str))
+    try:
+        carried = {key: getattr(why, key, None) for key in ("name", "path", "filename")}
+        texts = {"message": str(why)[:4000], "file": place} | {k: str(v) for k, v in carried.items() if v is not None}
+    except Exception:  # an exception that cannot be shown is still an exception
+        texts = {"message": "", "file": place}
+    kinds = ", ".join(_quoted(kind.__name__) for kind in type(why).__mro__)
+    fields = "".join(f", {_quoted(key)}: {_quoted(text)}" for key, text in texts.items())
+    number = getattr(why, "errno", None)
+    return f'{{"kinds": [{kinds}], "line": {line}, "errno": {number if type(number) is int else 0}{fields}}}'
 
 
-def _write(name: str, text: str) -> None:
-    new = f"{FOLDER}/{name}.new"
-    with open(new, "w", encoding="utf-8") as file:  # noqa: PTH123 - no pathlib: start-up time
-        file.write(text)
-    os.rename(new, f"{FOLDER}/{name}")  # noqa: PTH104 - no pathlib: start-up time
+def _quoted(text: str) -> str:
+    """A JSON string, made without importing json: that would open files, and there may be no descriptor left."""
+    units = text.encode("utf-16-be", "surrogatepass")
+    codes = [units[i] << 8 | units[i + 1] for i in range(0, len(units), 2)]
+    plain = (chr(code) if 32 <= code < 127 and code not in (34, 92) else f"\\u{code:04x}" for code in codes)
+    return '"' + "".join(plain) + '"'
 
 
-def _speak_up_when_hung() -> None:
-    """Stacks go to a file: of a crash, on a signal, and once by a timer, which alone works in a hung file system."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    stacks = os.open(f"{FOLDER}/stack", flags, 0o600)
+class Heartbeat:
+    """An audit hook that counts modules imported for the first time and notes the last file and lock file opened.
+
+    The notes lie in a small mapped file that the supervisor reads: 8 bytes count, then length and text in each slot.
+    """
+
+    def __init__(self, folder: str, stacks: int) -> None:
+        beats = os.open(f"{folder}/beats", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(beats, 4096)
+        self.page = mmap.mmap(beats, 4096)
+        os.close(beats)
+        self.stacks, self.seen = stacks, set[str]()
+        self.wait, self.armed = float(os.environ.get("LLMGUARD_PROBE_TIMER", "0")), 0.0
+
+    def __call__(self, event: str, args: tuple[object, ...]) -> None:
+        if event not in ("import", "open", "os.listdir"):
+            return
+        try:
+            if event == "import":
+                self._imported(str(args[0]))
+            else:
+                self._opened(args[0])
+        except Exception:  # noqa: S110 - whatever goes wrong here must not become the target's problem
+            pass
+
+    def _imported(self, name: str) -> None:
+        if name in self.seen:
+            return
+        self.seen.add(name)
+        self.page[:8] = len(self.seen).to_bytes(8, "little")
+        self._note("import", name)
+        self._rearm()
+
+    def _opened(self, path: object) -> None:
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if isinstance(path, str):
+            self._note("lock" if _is_lock(path) else "open", path)
+
+    def _note(self, slot: str, text: str) -> None:
+        data = text.encode("utf-8", "replace")[:_LONGEST]
+        start = _SLOTS[slot]
+        self.page[start : start + 2 + len(data)] = len(data).to_bytes(2, "little") + data
+
+    def _rearm(self) -> None:
+        """One dump after `wait` seconds without an import: the timer works where no signal is delivered."""
+        now = time.monotonic()
+        if self.wait and now - self.armed > self.wait / 4:
+            self.armed = now
+            faulthandler.dump_traceback_later(self.wait, file=self.stacks)
+
+
+def _speak_up_when_hung(folder: str) -> int:
+    """Stacks go to a file: of a crash, and on a signal, also while C code holds the interpreter's lock."""
+    stacks = os.open(f"{folder}/stack", _FLAGS, 0o600)
     faulthandler.enable(file=stacks)
     if hasattr(signal, "SIGRTMAX"):
         faulthandler.register(signal.SIGRTMAX - 3, file=stacks)
-        signal.signal(signal.SIGRTMAX - 4, _answer)
-    _arm(stacks)
+        signal.signal(signal.SIGRTMAX - 4, lambda _, frame: _answer(folder, frame))
+    return stacks
 
 
-def _arm(stacks: int) -> None:
-    wait = float(os.environ.get("LLMGUARD_PROBE_DUMP", "0"))
-    if wait > 0:
-        faulthandler.dump_traceback_later(wait, file=stacks)
-        _beat.rearm = lambda: faulthandler.dump_traceback_later(wait, file=stacks)  # type: ignore[attr-defined]
+def _answer(folder: str, frame: object) -> None:
+    """Name the lock files that the variables of a waiting loop hold."""
+    found: list[str] = []
+    for _ in range(15):
+        if frame is None:
+            break
+        for value in list(getattr(frame, "f_locals", {}).values()):
+            found += [text for text in _texts(value, depth=2) if _is_lock(text)]
+        frame = getattr(frame, "f_back", None)
+    with open(f"{folder}/asked", "w", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - start-up time
+        file.write("\n".join(dict.fromkeys(found)))
+
+
+def _texts(value: object, depth: int) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, os.PathLike) and type(value).__module__.startswith("pathlib"):
+        return [str(value)]
+    try:
+        inside = object.__getattribute__(value, "__dict__") if depth else {}
+    except Exception:
+        return []
+    if not isinstance(inside, dict) or isinstance(value, (type, type(sys))):
+        return []
+    return [text for inner in list(inside.values())[:50] for text in _texts(inner, depth - 1)]
+
+
+def _is_lock(text: str) -> bool:
+    name = text.rpartition("/")[2].lower()
+    return len(text) < 4096 and "/" in text and (name == "lock" or name.endswith((".lock", "-lock", "_lock", ".lck")))
+
+
+if __name__ == "__main__":
+    main()
