@@ -1,0 +1,83 @@
+"""`encoded`: tokenised rows, from the user's `encode`, from the folder of prepared data, from the Trainer's batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from llmguard.collect.columns import load_columns
+from llmguard.encoded import Encoded, as_encoded
+from llmguard.errors import EvidenceError, LLMGuardError, MissingEvidence, UsageError
+from llmguard.evidence import Evidence
+from llmguard.evidence.matching import matched
+from llmguard.packing import unpacked
+from llmguard.project import Project
+
+__all__ = ["provide", "targets"]
+
+LINE = 'add `[pipeline] encode = "module:function"`, `[pipeline] trainer = …` or `[data] encoded = "folder"` to llmguard.toml'
+TRAINER = {"trainer": "batches.trainer.npz", "trainer-eval": "batches.trainer-eval.npz"}
+
+
+def targets(project: Project) -> list[str]:
+    """Where encoded rows come from: splits through `encode`, the prepared folder (by its name), the Trainer."""
+    schema = project.schema
+    found = [s for s in project.splits if s != "test"] if schema.pipeline.encode else []
+    found += [schema.data.encoded] if schema.data.encoded else []
+    return [*found, *(["trainer"] if schema.pipeline.trainer else [])]
+
+
+def provide(evidence: Evidence, target: str) -> Encoded:
+    """The rows of a target, padding and packing taken apart, each with its source row where there is one."""
+    if target not in targets(evidence.project):
+        raise MissingEvidence("encoded", LINE)
+    if target in TRAINER:
+        return _from_trainer(evidence, target)
+    if target == evidence.project.schema.data.encoded:
+        return _from_folder(evidence, target)
+    evidence.collected.step("encode")
+    found, _ = load_columns(evidence.collected.folder("encode") / f"encoded.{target}.npz", target)
+    return _checked(found, "encoded")
+
+
+def _checked(found: Encoded, what: str) -> Encoded:
+    if "input_ids" not in found.columns or not len(found):
+        raise EvidenceError(what, "there are no encoded rows", told_by="pipeline_code_runs")
+    return found
+
+
+def _from_trainer(evidence: Evidence, target: str) -> Encoded:
+    evidence.collected.step("trainer")
+    file = evidence.collected.folder("trainer") / TRAINER[target]
+    if not file.exists():
+        raise EvidenceError("encoded", "the Trainer's batches have no input_ids", told_by="pipeline_code_runs")
+    found, _ = load_columns(file, target)
+    return _with_sources(evidence, unpacked(found.unpadded()))
+
+
+def _from_folder(evidence: Evidence, target: str) -> Encoded:
+    from llmguard.rows.read import read_files, read_table
+
+    path = evidence.project.path(target)
+    try:
+        table = read_table(path) if path.is_dir() or path.suffix in (".arrow", ".parquet") else list(read_files([path]).records)
+        if isinstance(table, str):
+            raise EvidenceError("encoded", table, told_by="encoded_data_are_readable")
+        found = replace(as_encoded(table), name=target)
+    except OSError as bad:
+        raise EvidenceError("encoded", f"{target}: {bad.strerror or bad}", told_by="encoded_data_are_readable") from None
+    except UsageError as bad:
+        raise EvidenceError("encoded", f"{target}: {bad}", told_by="encoded_data_are_readable") from None
+    return _with_sources(evidence, unpacked(found.unpadded()))
+
+
+def _with_sources(evidence: Evidence, found: Encoded) -> Encoded:
+    """Rows in the order of train keep their number; where counts differ, or order is not known, they are matched by text."""
+    try:
+        rows = evidence.get("rows", "train", over="rows")
+    except LLMGuardError:
+        return replace(found, source=np.full(len(found), -1, dtype=np.int64))
+    if found.name not in TRAINER and len(found) == len(rows):
+        return found
+    return matched(found, rows, evidence.get("tokenizer"), evidence.get("template"))
