@@ -159,10 +159,14 @@ def _kinds(
 
 
 def _blanks(kind: Any, turn: Any, lengths: Ints, starts: Ints, bounds: Ints, kinds: Any) -> None:
-    """Tokens of spaces alone have no bytes: within a stretch they are its kind, at the edge of a response white space at the seam."""
+    """Tokens of spaces alone have no bytes: within a stretch they are its kind; at an edge they are nobody's (SentencePiece
+    inserts them), unless the prompt's own text ends with a space there.
+    """
     empty = lengths == 0
     edge = np.isin(starts, bounds[np.isin(kinds, [Kind.RESPONSE, Kind.TERMINATOR, Kind.TAIL, Kind.SEAM])])
     kind[empty & edge] = Kind.SEAM
+    spaces = (kinds[:-1] == Kind.BLANK_BEFORE) & (bounds[:-1] == bounds[1:])
+    kind[empty & np.isin(starts, bounds[:-1][spaces])] = Kind.BLANK_BEFORE
 
 
 def _straddling(kind: Any, turn: Any, kinds: Any, turns: Any, first: Ints, last: Ints) -> None:

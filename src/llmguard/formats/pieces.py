@@ -54,8 +54,14 @@ def split_blank(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 def _prompt_parts(piece: Piece, turn: int) -> list[Piece]:
-    body = piece.text.rstrip()
-    return [Piece(Kind.PROMPT, body, piece.turn), Piece(Kind.BLANK_BEFORE, piece.text[len(body) :], turn)]
+    """A prompt, the line breaks at its end, and the spaces at its very end (which may be a token of their own)."""
+    unspaced = piece.text.rstrip(" ")
+    body = unspaced.rstrip()
+    return [
+        Piece(Kind.PROMPT, body, piece.turn),
+        Piece(Kind.BLANK_BEFORE, unspaced[len(body) :], turn),
+        Piece(Kind.BLANK_BEFORE, piece.text[len(unspaced) :], turn),
+    ]
 
 
 def _response_parts(piece: Piece) -> list[Piece]:
