@@ -1,8 +1,11 @@
-"""What a Python probe runs first: a heartbeat, a way to say where it hangs, and the proof that it came to its end.
+# ruff: noqa: PTH100, PTH120, PTH123 - the target must be the first to import what it imports
+"""What a Python probe runs first: a heartbeat, a way to say where it hangs, and the proof that it came to its
+end.
 
-Run as a script by its path, never imported: `bootstrap.py FOLDER KIND TARGET N PATH*N ARGUMENT*`. It imports next to nothing
-before the target, so that the target sees the modules that it would see without it, and it keeps one file open from the start, so
-that a target that has used up all descriptors or all memory can still say so.
+Run as a script by its path, never imported: `bootstrap.py FOLDER KIND TARGET N PATH*N ARGUMENT*`. It imports
+next to nothing before the target, so that the target sees the modules that it would see without it, and it
+keeps one file open from the start, so that a target that has used up all descriptors or all memory can still
+say so.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import signal
 import sys
 import time
 
-_SLOTS = {"import": 8, "open": 1024, "lock": 2048}
 _LONGEST = 900
 
 
@@ -26,10 +28,13 @@ def main() -> None:
     folder, kind, target, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
     paths, arguments = sys.argv[5 : 5 + count], sys.argv[5 + count :]
     # a script's own folder comes first on the path: here it would shadow modules of the target
-    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # noqa: PTH100, PTH120 - start-up time
+    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
         del sys.path[0]
     sys.path[:0] = paths
-    sys.addaudithook(Heartbeat(folder, _speak_up_when_hung(folder)))
+    sys.path += [
+        path for path in [os.environ.get("LLMGUARD_PROBE_LIBRARY", "")] if path and path not in sys.path
+    ]
+    sys.meta_path.insert(0, Heartbeat(folder, _speak_up_when_hung(folder)))
     sys.argv[:] = [target if kind == "module" else "-c", *arguments]
     told = Report(os.open(f"{folder}/report", _FLAGS, 0o600), os.environ.get("LLMGUARD_PROBE", ""))
     try:
@@ -74,7 +79,8 @@ def _run(kind: str, target: str, told: Report) -> None:
 
 
 def _confession(why: BaseException) -> str:
-    """The exception as JSON: its types, its message, the innermost place outside the import system, what it carries."""
+    """The exception as JSON: its types, its message, the innermost place outside the import system, what it
+    carries."""
     place, line, trace = "", 0, why.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
@@ -85,7 +91,9 @@ def _confession(why: BaseException) -> str:
         place, line = why.filename, why.lineno or 0
     try:
         carried = {key: getattr(why, key, None) for key in ("name", "path", "filename")}
-        texts = {"message": str(why)[:4000], "file": place} | {k: str(v) for k, v in carried.items() if v is not None}
+        texts = {"message": str(why)[:4000], "file": place} | {
+            k: str(v) for k, v in carried.items() if v is not None
+        }
     except Exception:  # an exception that cannot be shown is still an exception
         texts = {"message": "", "file": place}
     kinds = ", ".join(_quoted(kind.__name__) for kind in type(why).__mro__)
@@ -95,17 +103,27 @@ def _confession(why: BaseException) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A JSON string, made without importing json: that would open files, and there may be no descriptor left."""
-    units = text.encode("utf-16-be", "surrogatepass")
-    codes = [units[i] << 8 | units[i + 1] for i in range(0, len(units), 2)]
-    plain = (chr(code) if 32 <= code < 127 and code not in (34, 92) else f"\\u{code:04x}" for code in codes)
-    return '"' + "".join(plain) + '"'
+    """A JSON string, made without importing json or a codec: that would open files, and there may be no
+    descriptor left."""
+    return '"' + "".join(_escaped(ord(character)) for character in text) + '"'
+
+
+def _escaped(code: int) -> str:
+    if 32 <= code < 127 and code not in (34, 92):
+        return chr(code)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    high, low = divmod(code - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
 
 
 class Heartbeat:
-    """An audit hook that counts modules imported for the first time and notes the last file and lock file opened.
+    """A finder that finds nothing: it counts the modules that are imported for the first time and notes the
+    last one.
 
-    The notes lie in a small mapped file that the supervisor reads: 8 bytes count, then length and text in each slot.
+    First on `sys.meta_path`, it sees every import that is not a lookup, `importlib.import_module` included
+    (whose audit event is never raised). The count and the name lie in a small mapped file that the supervisor
+    reads: 8 bytes count, 2 bytes length, text.
     """
 
     def __init__(self, folder: str, stacks: int) -> None:
@@ -116,35 +134,17 @@ class Heartbeat:
         self.stacks, self.seen = stacks, set[str]()
         self.wait, self.armed = float(os.environ.get("LLMGUARD_PROBE_TIMER", "0")), 0.0
 
-    def __call__(self, event: str, args: tuple[object, ...]) -> None:
-        if event not in ("import", "open", "os.listdir"):
-            return
-        try:
-            if event == "import":
-                self._imported(str(args[0]))
-            else:
-                self._opened(args[0])
-        except Exception:  # noqa: S110 - whatever goes wrong here must not become the target's problem
-            pass
-
-    def _imported(self, name: str) -> None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Count; the next finder does the work. Names already tried do not count: a loop that retries is no
+        progress."""
         if name in self.seen:
             return
         self.seen.add(name)
-        self.page[:8] = len(self.seen).to_bytes(8, "little")
-        self._note("import", name)
+        data = name.encode("utf-8", "replace")[:_LONGEST]
+        self.page[: 10 + len(data)] = (
+            len(self.seen).to_bytes(8, "little") + len(data).to_bytes(2, "little") + data
+        )
         self._rearm()
-
-    def _opened(self, path: object) -> None:
-        if isinstance(path, bytes):
-            path = os.fsdecode(path)
-        if isinstance(path, str):
-            self._note("lock" if _is_lock(path) else "open", path)
-
-    def _note(self, slot: str, text: str) -> None:
-        data = text.encode("utf-8", "replace")[:_LONGEST]
-        start = _SLOTS[slot]
-        self.page[start : start + 2 + len(data)] = len(data).to_bytes(2, "little") + data
 
     def _rearm(self) -> None:
         """One dump after `wait` seconds without an import: the timer works where no signal is delivered."""
@@ -167,13 +167,15 @@ def _speak_up_when_hung(folder: str) -> int:
 def _answer(folder: str, frame: object) -> None:
     """Name the lock files that the variables of a waiting loop hold."""
     found: list[str] = []
-    for _ in range(15):
+    for _ in range(
+        4
+    ):  # the loop itself and what it calls; further out a variable says nothing about the wait
         if frame is None:
             break
         for value in list(getattr(frame, "f_locals", {}).values()):
             found += [text for text in _texts(value, depth=2) if _is_lock(text)]
         frame = getattr(frame, "f_back", None)
-    with open(f"{folder}/asked", "w", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - start-up time
+    with open(f"{folder}/asked", "w", encoding="utf-8", errors="replace") as file:
         file.write("\n".join(dict.fromkeys(found)))
 
 
@@ -193,7 +195,11 @@ def _texts(value: object, depth: int) -> list[str]:
 
 def _is_lock(text: str) -> bool:
     name = text.rpartition("/")[2].lower()
-    return len(text) < 4096 and "/" in text and (name == "lock" or name.endswith((".lock", "-lock", "_lock", ".lck")))
+    return (
+        len(text) < 4096
+        and "/" in text
+        and (name == "lock" or name.endswith((".lock", "-lock", "_lock", ".lck")))
+    )
 
 
 if __name__ == "__main__":

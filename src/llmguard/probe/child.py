@@ -15,17 +15,20 @@ def inside() -> bool:
 
 
 def report(payload: object) -> None:
-    """Hand a JSON-safe value to the parent (`ProbeResult.payload`); the last one counts. Outside a probe it does nothing."""
+    """Hand a JSON-safe value to the parent (`ProbeResult.payload`); the last one counts. Outside a probe it
+    does nothing."""
     if inside():
-        _append("report", f"payload {os.environ['LLMGUARD_PROBE']} {json.dumps(payload)}")
+        file = f"{os.environ['LLMGUARD_PROBE_FOLDER']}/report"
+        _append(file, f"payload {os.environ['LLMGUARD_PROBE']} {json.dumps(payload)}")
 
 
 def step(text: str) -> None:
-    """Say what is being done: counts as progress and is named where the probe hangs. Outside a probe it does nothing."""
+    """Say what is being done: counts as progress and is named where the probe hangs. Outside a probe it does
+    nothing."""
     if inside():
-        _append("steps", json.dumps({"step": text}))
+        _append(os.environ["LLMGUARD_PROBE_STEPS"], json.dumps({"step": text}))
 
 
-def _append(name: str, line: str) -> None:
-    with Path(os.environ["LLMGUARD_PROBE_FOLDER"], name).open("a", encoding="utf-8") as file:
+def _append(path: str, line: str) -> None:
+    with Path(path).open("a", encoding="utf-8") as file:
         file.write(line + "\n")

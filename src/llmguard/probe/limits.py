@@ -13,10 +13,10 @@ MiB, GiB = 2**20, 2**30
 class Limits:
     """Bounds of a probe; None leaves the bound that the parent has.
 
-    `file_size` (bytes of one file), `open_files`, `data` (bytes of private memory of one process) and `user_processes` (of the user on
-    the whole machine, threads included; root is exempt) are enforced by the kernel. `memory` (resident bytes) and `processes` are of the whole
-    tree, looked at ten times a second. Core dumps are always off. The address space is never bounded: CUDA
-    reserves far more of it than it uses.
+    `file_size` (bytes of one file), `open_files`, `data` (bytes of private memory of one process) and
+    `user_processes` (of the user on the whole machine, threads included; root is exempt) are enforced by the
+    kernel. `memory` (resident bytes) and `processes` are of the whole tree, looked at ten times a second.
+    Core dumps are always off. The address space is never bounded: CUDA reserves far more of it than it uses.
     """
 
     file_size: int | None = None
@@ -28,7 +28,8 @@ class Limits:
 
     @classmethod
     def for_import(cls) -> Limits:
-        """For importing a library: bounds far above what torch needs (0.54 GB resident, 6 descriptors, 2 threads)."""
+        """For importing a library: bounds far above what torch needs (0.54 GB resident, 6 descriptors, 2
+        threads)."""
         return cls(file_size=64 * MiB, open_files=1024, memory=8 * GiB, processes=64)
 
     def to_json(self) -> dict[str, int | None]:

@@ -52,7 +52,8 @@ class Verdict(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Thread:
-    """A thread at the last look: `state` as in ps(1), `wchan` the kernel function it waits in, `call` and `file` what for."""
+    """A thread at the last look: `state` as in ps(1), `wchan` the kernel function it waits in, `call` and
+    `file` what for."""
 
     pid: int
     tid: int
@@ -74,7 +75,8 @@ class Left:
 
 @dataclass(frozen=True)
 class Survivor:
-    """A process that could not be ended and was abandoned; `refused` is what the kernel said, if it said anything."""
+    """A process that could not be ended and was abandoned; `refused` is what the kernel said, if it said
+    anything."""
 
     pid: int
     name: str = ""
@@ -87,7 +89,8 @@ class Survivor:
 
 @dataclass(frozen=True)
 class Window:
-    """The time since the last progress. `places` counts the looks by the main thread's state and wait channel."""
+    """The time since the last progress. `places` counts the looks by the main thread's state and wait
+    channel."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -99,7 +102,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Observed:
-    """What the supervisor saw. `ended` is why it stopped looking; `imports` counts modules imported for the first time."""
+    """What the supervisor saw. `ended` is why it stopped looking; `imports` counts modules imported for the
+    first time."""
 
     ended: str = ""
     executed: bool = True
@@ -109,8 +113,6 @@ class Observed:
     threads: tuple[Thread, ...] = ()
     imports: int = 0
     last_import: str = ""
-    last_open: str = ""
-    last_lock: str = ""
     last_step: str = ""
     locks: tuple[str, ...] = ()
     peak_rss: int = 0
@@ -145,8 +147,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How a probe ended. `seconds` is wall time, `output` the newest part of what it printed, `stack` its Python stack where
-    it hung or crashed, `leftovers` what it left alive, `survivors` what could not be ended."""
+    """How a probe ended.
+
+    `seconds` is wall time, `output` the newest part of what it printed, `stack` its Python stack where it
+    hung or crashed, `leftovers` what it left alive when it ended by itself, `survivors` what could not be
+    ended.
+    """
 
     verdict: Verdict
     what: str
@@ -188,7 +194,8 @@ class ProbeResult:
         """A small JSON-safe summary for the evidence of a finding."""
         return {
             "verdict": self.verdict.value, "seconds": round(self.seconds, 3), "returncode": self.returncode,
-            "signal": self.signal_name, "last_import": self.observed.last_import, "imports": self.observed.imports,
+            "signal": self.signal_name,
+            "last_import": self.observed.last_import, "imports": self.observed.imports,
             "still_for": self.observed.window.seconds, "places": dict(self.observed.window.places),
             "stack": self.stack[-2000:], "output": self.output[-2000:],
             "leftovers": [left.name for left in self.leftovers],

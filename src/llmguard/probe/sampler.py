@@ -1,10 +1,11 @@
+# ruff: noqa: PTH208 - a supervisor starts in half the time without pathlib
 """What a probe's processes are doing, sampled from `/proc`, and whether anything moved since the last look.
 
-Time alone cannot tell a slow import from one that hangs: a virtual environment on a slow network file system takes
-minutes and is fine. So the clock that ends a probe is reset by progress, which is any of: a module imported for the first
-time, a step written down by the child, data read or written, file system calls that keep returning, and, where asked,
-computing. Printing is no progress (a loop that prints "still waiting" hangs all the same), and neither is
-a process that wants to run and gets no processor any evidence of a hang.
+Time alone cannot tell a slow import from one that hangs: a virtual environment on a slow network file system
+takes minutes and is fine. So the clock that ends a probe is reset by progress, which is any of: a module
+imported for the first time, a step written down by the child, data read or written, file system calls that
+keep returning, and, where asked, computing. Printing is no progress (a loop that prints "still waiting" hangs
+all the same), and neither is a process that wants to run and gets no processor any evidence of a hang.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import os
 import time
 
-from llmguard.probe import syscalls, tree, waits
+from llmguard.probe import files, syscalls, tree, waits
 
-__all__ = ["Sample", "Sampler", "Window", "heartbeat"]
+__all__ = ["Sample", "Sampler", "Window"]
 
 _MOVED_BYTES = 64 * 1024
-"""Bytes read or written since the last progress that count as progress: above what a polling loop reads, below a module."""
+"""Bytes read or written since the last progress that count as progress: above what a polling loop reads,
+below a module."""
 _BUSY_SHARE, _BUSY_SECONDS = 0.1, 0.3
 _MOST_THREADS = 64
 HERTZ = os.sysconf("SC_CLK_TCK")
@@ -25,15 +27,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Sample:
-    """One look at all processes of a probe. Counters only grow while no process ends; bytes are bytes, `ticks` 1/`HERTZ` s."""
-
-    __slots__ = ("beats", "bytes", "fs_moves", "output", "place", "processes", "rss", "runnable", "steps", "switches")
-    __slots__ += ("threads", "ticks", "time")
+    """One look at all processes of a probe; counters grow while no process ends, `ticks` are 1/`HERTZ` s."""
 
     def __init__(self) -> None:
         self.time = time.monotonic()
-        self.beats = self.bytes = self.fs_moves = self.output = self.processes = 0
-        self.rss = self.runnable = self.switches = self.ticks = 0
+        self.beats = self.fs_moves = self.output = self.processes = 0
+        self.read = self.written = self.rss = self.runnable = self.switches = self.ticks = 0
         self.place = ""
         self.steps: tuple[int, int] = (0, 0)
         self.threads: list[dict[str, object]] = []
@@ -54,9 +53,9 @@ class Sampler:
     def take(self) -> Sample:
         """Look now. Without `/proc` only the heartbeat, the steps and the output are seen."""
         sample = Sample()
-        sample.beats = heartbeat(self.beats)[0]
-        sample.steps = _signature(self.progress)
-        sample.output = _signature(self.output)[1] + self.dropped
+        sample.beats = files.heartbeat(self.beats)[0]
+        sample.steps = files.signature(self.progress)
+        sample.output = files.signature(self.output)[1] + self.dropped
         if self.proc:
             for process in tree.below(os.getpid()):
                 self._add(sample, process)
@@ -66,7 +65,9 @@ class Sampler:
         sample.processes += 1
         sample.ticks += process.ticks
         sample.rss += process.rss * PAGE
-        sample.bytes += _bytes(process.pid)
+        counts = _bytes(process.pid)
+        sample.read += counts.get("rchar", 0) + counts.get("read_bytes", 0)
+        sample.written += counts.get("wchar", 0)
         for tid in _tasks(process.pid, process.pid == self.main):
             thread = self._thread(process, tid)
             sample.threads.append(thread)
@@ -85,10 +86,10 @@ class Sampler:
         self._switches[tid] = switches
         in_files = waits.family(wchan) == waits.FILES or state[0] == "D"
         found: dict[str, object] = {"pid": process.pid, "tid": tid, "name": process.name, "state": state[0]}
-        return found | {"wchan": wchan, "switches": switches, "fs_moved": moved and in_files}
+        return {**found, "wchan": wchan, "switches": switches, "fs_moved": moved and in_files}
 
     def name_the_files(self, sample: Sample) -> None:
-        """Add to the threads that wait for files or locks which call and which file; asked once, at the end."""
+        """Add to threads that wait for files or locks which call and which file; asked once, at the end."""
         for thread in sample.threads:
             kind = waits.family(str(thread["wchan"]))
             if thread["state"] == "D" or kind in (waits.FILES, waits.LOCK):
@@ -121,24 +122,31 @@ class Window:
         return time.monotonic() - self.start.time
 
     def _moved(self, sample: Sample) -> str:
-        start, before = self.start, self.last
-        if sample.beats > start.beats:
-            return "imports"
-        if sample.steps != start.steps:
-            return "steps"
-        # printing counts as writing for the kernel: it is taken off again
-        if sample.bytes - start.bytes - max(0, sample.output - start.output) >= _MOVED_BYTES:
-            return "reading"
-        if sample.fs_moves:
-            return "files"
-        ticks = sample.ticks - start.ticks
-        if self.computing_counts and ticks >= HERTZ * max(_BUSY_SECONDS, _BUSY_SHARE * (sample.time - start.time)):
-            return "computing"
-        # wants to run at two looks in a row and got no processor in between: the machine's fault, not a hang
-        waiting = sample.runnable and before.runnable and sample.ticks <= before.ticks
-        if waiting and sample.time - before.time >= 2 / HERTZ:
-            return "starved"
-        return ""
+        start = self.start
+        moved = {
+            "imports": sample.beats > start.beats,
+            "steps": sample.steps != start.steps,
+            "reading": self._read(sample) >= _MOVED_BYTES,
+            "files": sample.fs_moves > 0,
+            "computing": self.computing_counts and self._computed(sample),
+            "starved": self._starved(sample),
+        }
+        return next((reason for reason, true in moved.items() if true), "")
+
+    def _read(self, sample: Sample) -> int:
+        """Bytes moved. Printing is writing for the kernel: where there was some, writing says nothing."""
+        start = self.start
+        written = sample.written - start.written if sample.output == start.output else 0
+        return sample.read - start.read + written
+
+    def _computed(self, sample: Sample) -> bool:
+        seconds = sample.time - self.start.time
+        return sample.ticks - self.start.ticks >= HERTZ * max(_BUSY_SECONDS, _BUSY_SHARE * seconds)
+
+    def _starved(self, sample: Sample) -> bool:
+        """Wanted to run at two looks in a row and got no processor in between: the machine's fault."""
+        waiting = sample.runnable and self.last.runnable and sample.ticks <= self.last.ticks
+        return bool(waiting) and sample.time - self.last.time >= 2 / HERTZ
 
     def summary(self) -> dict[str, object]:
         """The window as plain data for the parent: differences from its first to its last sample."""
@@ -147,41 +155,17 @@ class Window:
             "seconds": round(time.monotonic() - first.time, 3),
             "cpu_seconds": round(max(0, last.ticks - first.ticks) / HERTZ, 2),
             "switches": max(0, last.switches - first.switches),
-            "bytes": max(0, last.bytes - first.bytes),
+            "bytes": max(0, last.read - first.read + last.written - first.written),
             "places": self.places,
             "last_progress": self.reason,
         }
-
-
-def heartbeat(path: str) -> tuple[int, str, str, str]:
-    """The child's heartbeat: modules imported so far, the last one, the last file opened, the last lock file opened."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - no pathlib: start-up time
-            data = file.read(4096)
-    except OSError:
-        data = b""
-    texts = [_text(data, start) for start in (8, 1024, 2048)]
-    return int.from_bytes(data[:8], "little"), texts[0], texts[1], texts[2]
-
-
-def _text(data: bytes, start: int) -> str:
-    size = int.from_bytes(data[start : start + 2], "little")
-    return data[start + 2 : start + 2 + size].decode("utf-8", "replace")
-
-
-def _signature(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - no pathlib: start-up time
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
 
 
 def _tasks(pid: int, all_of_them: bool) -> list[int]:
     if not all_of_them:
         return [pid]
     try:
-        names = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - no pathlib: start-up time
+        names = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return []
     return sorted((int(name) for name in names), key=lambda tid: (tid != pid, tid))[:_MOST_THREADS]
@@ -192,11 +176,8 @@ def _voluntary(status: str) -> int:
     return int(rest.split(None, 1)[0]) if rest else 0
 
 
-def _bytes(pid: int) -> int:
-    """Bytes that a process read or wrote: through calls (rchar, wchar) and from the device (mapped files)."""
-    counts = 0
-    for line in tree.read(f"/proc/{pid}/io").splitlines():
-        name, _, value = line.partition(": ")
-        if name in ("rchar", "wchar", "read_bytes"):
-            counts += int(value)
-    return counts
+def _bytes(pid: int) -> dict[str, int]:
+    """Bytes that a process read or wrote: through calls (rchar, wchar) and from the device (read_bytes:
+    mapped files)."""
+    lines = (line.partition(": ") for line in tree.read(f"/proc/{pid}/io").splitlines())
+    return {name: int(value) for name, _, value in lines}

@@ -1,7 +1,8 @@
-"""A folder for a probe's files on a disk of this machine, chosen without touching any file system that may hang.
+"""A folder for a probe's files on a disk of this machine, chosen without touching any file system that may
+hang.
 
-`$TMPDIR` may lie on a network volume, and even asking whether it exists can block for ever. The table of mounts is plain
-text from the kernel, so the choice is made there.
+`$TMPDIR` may lie on a network volume, and even asking whether it exists can block for ever. The table of
+mounts is plain text from the kernel, so the choice is made there.
 """
 
 from __future__ import annotations
@@ -14,23 +15,27 @@ from pathlib import Path
 
 __all__ = ["NETWORK", "make", "mount_of", "remove"]
 
-_NETWORKS = "nfs nfs4 cifs smb3 smbfs ceph lustre gpfs beegfs 9p afs glusterfs orangefs pvfs2 virtiofs autofs panfs"
+_NETWORKS = (
+    "nfs nfs4 cifs smb3 smbfs ceph lustre gpfs beegfs 9p afs glusterfs orangefs pvfs2 virtiofs autofs panfs"
+)
 NETWORK = frozenset(_NETWORKS.split())
 """File systems that live on another machine. Everything in user space ("fuse…") counts as well."""
 
 
 def mount_of(path: str, mounts: str | None = None) -> tuple[str, str, str]:
-    """Where a path lies: mount point, type of the file system, its source; ("", "", "") where the system does not say.
+    """Where a path lies: mount point, type of the file system, its source; ("", "", "") where the system does
+    not say.
 
-    `path` must be absolute; links are not followed, nothing is touched. `mounts` is the text of /proc/self/mountinfo.
+    `path` must be absolute; links are not followed, nothing is touched. `mounts` is the text of
+    /proc/self/mountinfo.
     """
     best = ("", "", "")
     for line in (_mountinfo() if mounts is None else mounts).splitlines():
         left, _, right = line.partition(" - ")
-        fields, kinds = left.split(), right.split()
-        if len(fields) < 5 or len(kinds) < 2:
+        fields, kinds = left.split()[4:5], right.split()[:2]
+        if not fields or not kinds[1:]:
             continue
-        point = _unescaped(fields[4])
+        point = _unescaped(fields[0])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best[0]):  # of two mounts on one point the later one is seen
             best = (point, kinds[0], _unescaped(kinds[1]))
@@ -43,7 +48,8 @@ def is_remote(kind: str) -> bool:
 
 
 def make(candidates: Iterable[str] | None = None) -> str:
-    """A new private folder in the first candidate that is local and can be written; default: `$TMPDIR`, /tmp and others.
+    """A new private folder in the first candidate that is local and can be written; default: `$TMPDIR`, /tmp
+    and others.
 
     Raises:
         OSError: none of them can be written.
@@ -66,7 +72,7 @@ def remove(folder: str) -> None:
 
 def _candidates() -> list[str]:
     named = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR")]
-    return [*named[:3], "/tmp", "/var/tmp", "/dev/shm", named[3]]  # noqa: S108 - a private folder is made in it
+    return [*named[:3], "/tmp", "/var/tmp", "/dev/shm", named[3]]
 
 
 def _mountinfo() -> str:

@@ -1,8 +1,11 @@
-"""The process between a probe and what it runs: it starts it, watches it, ends all of it, and writes down what it saw.
+# ruff: noqa: PTH104, PTH106, PTH108, PTH110, PTH123, PTH208 - a supervisor starts in half the time without pathlib
+"""The process between a probe and what it runs: it starts it, watches it, ends all of it, and writes down
+what it saw.
 
-It is its own process so that orphans of the probe have someone to belong to (a subreaper; pytest itself must not be one, it
-would inherit orphans that are none of its business), so that a pytest that is killed leaves nothing behind, and so
-that nothing that hangs can hang pytest. It never waits without a bound, and it abandons what cannot be killed.
+It is its own process so that orphans of the probe have someone to belong to (a subreaper; pytest itself must
+not be one, it would inherit orphans that are none of its business), so that a pytest that is killed leaves
+nothing behind, and so that nothing that hangs can hang pytest. It never waits without a bound, and it
+abandons what cannot be killed.
 
 It runs as `python -I -S` with this package alone, without `llmguard/__init__.py`: see `launch.BOOT`.
 """
@@ -11,14 +14,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import signal
 import sys
 import time
 
-from llmguard.probe import tree
-from llmguard.probe.sampler import Sample, Sampler, Window, heartbeat
+from llmguard.probe import files, kernel, tree
+from llmguard.probe.sampler import Sample, Sampler, Window
 
 __all__ = ["main"]
 
@@ -26,17 +28,17 @@ REAP_SECONDS = 1.0
 """How long a process may take to die of SIGKILL before it is abandoned."""
 STRAGGLER_SECONDS = 0.2
 """How long the children of a probe that has ended may take to follow it before they are called leftovers."""
-_PDEATHSIG, _SUBREAPER = 1, 36
-_LIMITS = {"core": "CORE", "data": "DATA", "file_size": "FSIZE", "open_files": "NOFILE", "user_processes": "NPROC"}
 
 
 class Supervisor:
     """One probe from start to end. `spec` is what the parent wrote: see `launch.Spec`."""
 
     def __init__(self, folder: str, lifeline: int, done: int, parent: int) -> None:
-        with open(f"{folder}/spec.json", encoding="utf-8") as file:  # noqa: PTH123 - no pathlib: start-up time
+        with open(f"{folder}/spec.json", encoding="utf-8") as file:
             self.spec = json.load(file)
-        self.folder, self.lifeline, self.done, self.parent = folder, lifeline, done, parent
+        self.folder, self.lifeline, self.parent, self.own = folder, lifeline, parent, os.getpid()
+        for end in (lifeline, done):  # `done` is only held: it closes when this process ends
+            os.set_inheritable(end, False)
         self.status: int | None = None
         self.started = time.monotonic()
         self.exec_errno: int | None = None
@@ -47,23 +49,27 @@ class Supervisor:
     def run(self) -> None:
         """Start, watch, end, report."""
         self._become_subreaper()
-        ooms = _oom_kills()
-        self.wake = _wake_on_children()
+        ooms = kernel.oom_kills()
+        self.wake = kernel.wake_on_children()
         self.child, self.exec_pipe = self._start()
         paths = (f"{self.folder}/beats", self.spec["progress_file"], f"{self.folder}/output")
         self.sampler = Sampler(self.child, *paths)
         self.window = Window(self.sampler.take(), self.spec["computing_counts"])
         self.ended = self._watch()
-        seconds = time.monotonic() - self.started
+        seconds, window = time.monotonic() - self.started, self.window.summary()
         last = self._ask_where() if self.status is None else self.sampler.take()
         leftovers = self._stragglers() if self.status is not None else []
-        found = self._describe(last, leftovers) | {"seconds": round(seconds, 3)}
+        found = self._describe(last, leftovers) | {"seconds": round(seconds, 3), "window": window}
         survivors = self._end()
-        self._report(found | {"oom_kills": _oom_kills() - ooms, "survivors": survivors, "status": self.status})
+        self._report(
+            found | {"oom_kills": kernel.oom_kills() - ooms, "survivors": survivors, "status": self.status}
+        )
 
     def _become_subreaper(self) -> None:
-        if _prctl(_SUBREAPER, 1) != 0:
-            self.notes.append("no subreaper here: processes that left the probe's process group are not found")
+        if not kernel.become_subreaper():
+            self.notes.append(
+                "no subreaper here: processes that left the probe's process group are not found"
+            )
 
     # -- start
 
@@ -89,15 +95,12 @@ class Supervisor:
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
-        supervisor = os.getppid()
-        _prctl(_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:
-            os._exit(127)
+        kernel.die_with_parent(self.own)
         nowhere = os.open(os.devnull, os.O_RDONLY)
         output = os.open(f"{self.folder}/output", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         for source, target in ((nowhere, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
-        _apply_limits(self.spec["limits"])
+        kernel.apply_limits(self.spec["limits"])
         if self.spec["cwd"]:
             os.chdir(self.spec["cwd"])
         os.execvpe(self.spec["argv"][0], self.spec["argv"], self.spec["env"])
@@ -150,7 +153,7 @@ class Supervisor:
         sample = self.sampler.take()
         self.peak_rss = max(self.peak_rss, sample.rss)
         self.peak_processes = max(self.peak_processes, sample.processes)
-        self._cap_output()
+        self.sampler.dropped += files.cap(f"{self.folder}/output", self.spec["max_output"])
         self.window.add(sample)
         limits = self.spec["limits"]
         if limits.get("processes") and sample.processes > limits["processes"]:
@@ -159,23 +162,6 @@ class Supervisor:
             return "memory"
         patience = self.spec["no_progress"]
         return "no_progress" if patience and self.window.seconds() >= patience else ""
-
-    def _cap_output(self) -> None:
-        """Keep the file of a child that floods its output near the cap: the newest part survives."""
-        cap, path = self.spec["max_output"], f"{self.folder}/output"
-        try:
-            if os.stat(path).st_size <= 2 * cap:  # noqa: PTH116 - no pathlib: start-up time
-                return
-            with open(path, "r+b") as file:  # noqa: PTH123 - no pathlib: start-up time
-                size = file.seek(0, os.SEEK_END)
-                file.seek(size - cap)
-                tail = file.read(cap)
-                file.truncate(0)
-        except OSError:
-            return
-        with open(path, "ab") as file:  # noqa: PTH123 - no pathlib: start-up time
-            file.write(tail)
-        self.sampler.dropped += size - len(tail)
 
     def _reap(self, reaped: dict[int, int]) -> None:
         if self.child in reaped:
@@ -239,18 +225,27 @@ class Supervisor:
             while self.status is None and time.monotonic() < stop:
                 self._reap(tree.reap())
                 time.sleep(0.01)
-        alive = {"pid": self.child, "name": "", "state": "", "wchan": "", "call": "", "file": "", "refused": ""}
+        alive = {
+            "pid": self.child,
+            "name": "",
+            "state": "",
+            "wchan": "",
+            "call": "",
+            "file": "",
+            "refused": "",
+        }
         return [alive] if self.status is None else []
 
     # -- report
 
     def _describe(self, last: Sample, leftovers: list[dict[str, object]]) -> dict[str, object]:
-        beats, imported, opened, locked = heartbeat(f"{self.folder}/beats")
+        imports, last_import = files.heartbeat(f"{self.folder}/beats")
         return {
             "ended": self.ended, "executed": self.executed, "exec_errno": self.exec_errno,
-            "window": self.window.summary(), "threads": last.threads,
-            "imports": beats, "last_import": imported, "last_open": opened, "last_lock": locked,
-            "peak_rss": max(self.peak_rss, last.rss), "peak_processes": max(self.peak_processes, last.processes),
+            "imports": imports, "last_import": last_import, "threads": last.threads,
+            "last_step": files.last_line(self.spec["progress_file"]),
+            "peak_rss": max(self.peak_rss, last.rss),
+            "peak_processes": max(self.peak_processes, last.processes),
             "output_dropped": self.sampler.dropped, "leftovers": leftovers, "notes": self.notes,
         }  # fmt: skip
 
@@ -258,9 +253,9 @@ class Supervisor:
         if os.getppid() != self.parent or self._told_to_forget():
             return self._forget()
         path = f"{self.folder}/observed.json"
-        with open(f"{path}.new", "w", encoding="utf-8") as file:  # noqa: PTH123 - no pathlib: start-up time
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump(found, file)
-        os.rename(f"{path}.new", path)  # noqa: PTH104 - no pathlib: start-up time
+        os.rename(f"{path}.new", path)
         return None
 
     def _told_to_forget(self) -> bool:
@@ -269,52 +264,14 @@ class Supervisor:
         return bool(ready and os.read(self.lifeline, 1))
 
     def _forget(self) -> None:
-        for name in os.listdir(self.folder):  # noqa: PTH208 - no pathlib: start-up time
-            os.unlink(f"{self.folder}/{name}")  # noqa: PTH108 - no pathlib: start-up time
-        os.rmdir(self.folder)  # noqa: PTH106 - no pathlib: start-up time
+        for name in os.listdir(self.folder):
+            os.unlink(f"{self.folder}/{name}")
+        os.rmdir(self.folder)
 
 
 def _survivor(thread: dict[str, object], refused: dict[int, str]) -> dict[str, object]:
     keys = ("pid", "name", "state", "wchan", "call", "file")
     return {key: thread.get(key, "") for key in keys} | {"refused": refused.get(int(str(thread["pid"])), "")}
-
-
-def _prctl(option: int, value: int) -> int:
-    """prctl(2); -1 where the system has none."""
-    import ctypes
-
-    try:
-        return int(ctypes.CDLL(None).prctl(option, value, 0, 0, 0))
-    except (AttributeError, OSError):
-        return -1
-
-
-def _wake_on_children() -> int:
-    """A descriptor that becomes readable when a child, own or inherited, ends."""
-    read_end, write_end = os.pipe()
-    for end in (read_end, write_end):
-        os.set_blocking(end, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    return read_end
-
-
-def _apply_limits(limits: dict[str, int | None]) -> None:
-    """Soft and hard; a limit that is already lower stays."""
-    for name, suffix in _LIMITS.items():
-        wanted = limits.get(name)
-        if wanted is None:
-            continue
-        which = getattr(resource, f"RLIMIT_{suffix}")
-        _, hard = resource.getrlimit(which)
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(which, (value, value))
-
-
-def _oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory since it started."""
-    _, _, rest = tree.read("/proc/vmstat").partition("\noom_kill ")
-    return int(rest.split(None, 1)[0]) if rest else 0
 
 
 def _dump_signal() -> int:

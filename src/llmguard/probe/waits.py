@@ -10,26 +10,21 @@ __all__ = ["CHILD", "FILES", "FUTEX", "LOCK", "NETWORK", "PIPE", "POLL", "SLEEP"
 FILES, FUTEX, SLEEP, POLL = "files", "futex", "sleep", "poll"
 CHILD, PIPE, NETWORK, LOCK, UNKNOWN = "child", "pipe", "network", "lock", "unknown"
 
-_FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+_FAMILIES: dict[str, str] = {
     # file locks first: "locks_lock_inode_wait" must not read as a wait for a file system
-    (LOCK, ("locks_lock", "flock_lock", "posix_lock", "fcntl_setlk", "do_lock_file_wait")),
-    (FUTEX, ("futex",)),
-    (SLEEP, ("nanosleep",)),
-    (CHILD, ("do_wait", "kernel_wait", "kernel_waitid")),
-    (PIPE, ("pipe_",)),
-    (POLL, ("do_poll", "do_sys_poll", "do_select", "ep_poll", "epoll", "poll_schedule", "schedule_hrtimeout")),
-    (NETWORK, ("sk_", "tcp_", "inet_", "unix_", "skb_", "__skb_", "udp_")),
-    (
-        FILES,
-        (
-            # the page cache and block layer, then network and user-space file systems
-            *("folio_wait", "wait_on_page", "__wait_on_buffer", "io_schedule", "blk_", "lookup_slow", "d_alloc"),
-            *("jbd2", "ext4", "xfs", "btrfs", "zfs", "zpl_", "ocfs2", "gfs2", "autofs"),
-            *("request_wait_answer", "fuse", "nfs", "rpc_", "cifs", "smb", "wait_for_response", "ceph"),
-            *("p9_", "v9fs", "ptlrpc", "lustre", "ll_", "virtio_fs", "beegfs", "rwsem_down"),
-        ),
-    ),
-)
+    LOCK: "locks_lock flock_lock posix_lock fcntl_setlk do_lock_file_wait",
+    FUTEX: "futex",
+    SLEEP: "nanosleep",
+    CHILD: "do_wait kernel_wait kernel_waitid",
+    PIPE: "pipe_",
+    POLL: "do_poll do_sys_poll do_select ep_poll epoll poll_schedule schedule_hrtimeout",
+    NETWORK: "sk_ tcp_ inet_ unix_ skb_ udp_",
+    # the page cache and the block layer; file systems of this machine; of the network and of user space
+    FILES: "folio_wait wait_on_page wait_on_buffer io_schedule blk_ lookup_slow d_alloc rwsem_down"
+    " jbd2 ext4 xfs btrfs zfs zpl_ ocfs2 gfs2 autofs"
+    " request_wait_answer fuse nfs rpc_ cifs smb wait_for_response ceph"
+    " p9_ v9fs ptlrpc lustre ll_ virtio_fs beegfs",
+}
 
 
 def family(wchan: str) -> str:
@@ -38,9 +33,7 @@ def family(wchan: str) -> str:
     Names often carry a prefix ("anon_pipe_read", "__x64_sys_…"), so a family's word may begin after one.
     """
     name = wchan.lstrip("_")
-    for kind, words in _FAMILIES:
-        for word in words:
-            bare = word.lstrip("_")
-            if name.startswith(bare) or f"_{bare}" in wchan:
-                return kind
+    for kind, words in _FAMILIES.items():
+        if any(name.startswith(word) or f"_{word}" in name for word in words.split()):
+            return kind
     return UNKNOWN

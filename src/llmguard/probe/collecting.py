@@ -1,0 +1,99 @@
+"""From the files that a supervisor and its child left to a result."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llmguard.probe.result import Failure, Left, Observed, ProbeResult, Survivor, Thread, Window
+from llmguard.probe.spec import Spec
+from llmguard.probe.verdict import Case, judge
+
+__all__ = ["result_of"]
+
+_LONGEST_STACK, _LONGEST_REPORT = 64 * 1024, 64 * 2**20
+
+
+def result_of(spec: Spec, folder: str, seconds: float, notes: tuple[str, ...] = ()) -> ProbeResult:
+    """The result of a probe whose files lie in `folder`; `notes` say what went wrong on the parent's side."""
+    found = _observed_file(folder)
+    payload, failure, finished = _report(folder, spec.nonce)
+    survivors = tuple(Survivor(**survivor) for survivor in found.get("survivors", ()))
+    seen = _observed(found, folder, notes)
+    output = _tail(f"{folder}/output", spec.max_output, seen.output_dropped)
+    case = Case(seen, spec.python, finished, failure, output, survivors, spec.patience)
+    code = os.waitstatus_to_exitcode(seen.status) if seen.status is not None else None
+    return ProbeResult(
+        verdict=judge(case),
+        what=spec.title,
+        seconds=float(found.get("seconds", seconds)),
+        limit=spec.timeout,
+        returncode=code,
+        signal=-code if code is not None and code < 0 and seen.ended == "exit" else None,
+        output=output,
+        payload=payload,
+        failure=failure,
+        finished=finished,
+        stack=_tail(f"{folder}/stack", _LONGEST_STACK, 0),
+        observed=seen,
+        leftovers=tuple(Left(**left) for left in found.get("leftovers", ())),
+        survivors=survivors,
+    )
+
+
+def _observed_file(folder: str) -> dict[str, Any]:
+    try:
+        found = json.loads(Path(folder, "observed.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _observed(found: dict[str, Any], folder: str, notes: tuple[str, ...]) -> Observed:
+    plain = "ended executed exec_errno status imports last_import last_step peak_rss peak_processes"
+    values = {name: found[name] for name in [*plain.split(), "oom_kills", "output_dropped"] if name in found}
+    asked = _tail(f"{folder}/asked", _LONGEST_STACK, 0)
+    threads = tuple(Thread(**thread) for thread in found.get("threads", ()))
+    return Observed(
+        **values,
+        window=Window(**found.get("window", {})),
+        threads=threads,
+        locks=tuple(line for line in asked.splitlines() if line),
+        notes=(*found.get("notes", ()), *notes),
+    )
+
+
+def _report(folder: str, nonce: str) -> tuple[Any, Failure | None, bool]:
+    """The child's own words: payload, exception, whether it came to its end. Lines without the nonce are not
+    ours."""
+    payload, failure, finished = None, None, False
+    for line in _tail(f"{folder}/report", _LONGEST_REPORT, 0).splitlines():
+        word, _, rest = line.partition(" ")
+        marked, _, text = rest.partition(" ")
+        if marked != nonce:
+            continue
+        try:
+            value = json.loads(text)
+        except ValueError:
+            continue
+        if word == "payload":
+            payload = value
+        elif word == "error":
+            failure = Failure(**{**value, "kinds": tuple(value["kinds"])})
+        finished = finished or word == "ended"
+    return payload, failure, finished
+
+
+def _tail(path: str, limit: int, dropped: int) -> str:
+    """The last `limit` bytes of a file as text, and how many bytes there were before."""
+    try:
+        with Path(path).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            text = file.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    hidden = dropped + max(0, size - limit)
+    return f"[{hidden:,} bytes before this are not kept]\n{text}" if hidden else text
