@@ -1,0 +1,228 @@
+"""Tokens with their labels as people see them: trained, masked, wrong, and why."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+from llmguard.reporting.text import visible
+
+__all__ = ["LEGEND", "Mark", "Run", "Token", "runs_of", "token_texts", "tokens_from_json", "tokens_of_row"]
+
+IGNORE_INDEX = -100
+ANSWER = frozenset({"response", "terminator"})
+
+
+class Mark(str, enum.Enum):
+    """What is done with a token: in the loss, out of the loss, padding, or not what it should be."""
+
+    TRAINED = "trained"
+    MASKED = "masked"
+    WRONG = "wrong"
+    PAD = "pad"
+
+
+LEGEND: tuple[tuple[str, str], ...] = (
+    ("trained", "in the loss"),
+    ("masked", "out of the loss (label -100)"),
+    ("wrong", "trained or masked where it should not be, or labelled with another id"),
+    ("terminator", "ends a response"),
+    ("straddle", "holds the end of the prompt and the start of the response"),
+    ("pad", "padding"),
+)
+"""Name of a colour or mark -> what it means."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a row.
+
+    `label` is None where the row has no labels, `position` where it is not known; `kind` is a `Kind` of
+    llmguard.formats in small letters. `trained` overrules the label; the purposes are the project's own.
+    """
+
+    text: str
+    id: int
+    label: int | None
+    kind: str = "unknown"
+    position: int | None = None
+    trained: bool | None = None
+    masked_on_purpose: bool = False
+    trained_on_purpose: bool = False
+
+    @property
+    def in_loss(self) -> bool:
+        """Whether the token is supervised."""
+        if self.trained is not None:
+            return self.trained
+        return self.label is not None and self.label != IGNORE_INDEX
+
+    @cached_property
+    def fault(self) -> str:
+        """What looks wrong about it; empty where nothing does."""
+        if self.in_loss and self.label is not None and self.label not in (self.id, IGNORE_INDEX):
+            return f"is labelled {self.label}, which is another token"
+        if self.in_loss and self.kind == "pad":
+            return "is padding and is trained"
+        if self.in_loss and self.kind == "prompt" and not self.trained_on_purpose:
+            return "belongs to the prompt and is trained"
+        if self.label is not None and not self.in_loss and self.kind in ANSWER and not self.masked_on_purpose:
+            return (
+                "ends the response and is not trained"
+                if self.kind == "terminator"
+                else "belongs to the response and is not trained"
+            )
+        return ""
+
+    @property
+    def mark(self) -> Mark:
+        """Its colour."""
+        if self.fault:
+            return Mark.WRONG
+        if self.kind == "pad":
+            return Mark.PAD
+        return Mark.TRAINED if self.in_loss else Mark.MASKED
+
+    @property
+    def shown(self) -> str:
+        """Its text with white space made visible; newlines are kept after their sign."""
+        text = visible(self.text).replace("\t", "⇥").replace("\n", "↵\n")
+        if text.isspace() or (text and not text.strip()):
+            return text.replace(" ", "␣")
+        return text or "∅"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring tokens of one mark and one kind, and where the first one stands."""
+
+    mark: Mark
+    kind: str
+    fault: str
+    tokens: tuple[Token, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last position."""
+        return self.start + len(self.tokens)
+
+    @property
+    def text(self) -> str:
+        """The text of all tokens, newlines as signs alone."""
+        return "".join(t.shown for t in self.tokens).replace("↵\n", "↵")
+
+
+def runs_of(tokens: Iterable[Token]) -> list[Run]:
+    """Tokens in runs of one mark, kind and fault."""
+    found, start = [], 0
+    for (mark, kind, fault), group in groupby(tokens, key=lambda t: (t.mark, t.kind, t.fault)):
+        run = Run(mark, kind, fault, tuple(group), start)
+        found.append(run)
+        start = run.stop
+    return found
+
+
+def tokens_from_json(window: Any) -> list[Token]:
+    """Tokens of a finding's evidence, `[{"text", "id", "label", "kind"}, …]`; [] for anything else."""
+    if not isinstance(window, Sequence) or isinstance(window, (str, bytes)):
+        return []
+    return [_from_json(t) for t in window if isinstance(t, Mapping) and "text" in t]
+
+
+def _from_json(token: Mapping[str, Any]) -> Token:
+    number, trained = _whole(token.get("id")), token.get("trained")
+    return Token(
+        text=str(token["text"]),
+        id=-1 if number is None else number,
+        label=_whole(token.get("label")),
+        kind=str(token.get("kind") or "unknown").lower(),
+        position=_whole(token.get("position")),
+        trained=trained if isinstance(trained, bool) else None,
+    )
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def tokens_of_row(
+    encoded: Any, row: int, tokenizer: Any, alignment: Any = None, *, train_on: str = "responses"
+) -> list[Token]:
+    """The tokens of a row of `Encoded`; `alignment` (llmguard.alignment.align) tells prompt from response.
+
+    `train_on` is the project's: `"responses"`, `"last"` or `"all"`; what it asks for is not wrong.
+    """
+    ids = encoded.input_ids[row].tolist()
+    start = int(encoded.input_ids.offsets[row])
+    whole = encoded.labels.same_shape(encoded.input_ids)
+    labels = encoded.labels[row].tolist() if encoded.has_labels and whole else [None] * len(ids)
+    attended = encoded.attended[start : start + len(ids)]
+    kinds, turns = _kinds(alignment, start, len(ids))
+    last = max(turns, default=-1)
+    texts = token_texts(ids, tokenizer)
+    return [
+        Token(
+            texts[i],
+            ids[i],
+            labels[i],
+            kinds[i] if attended[i] else "pad",
+            i,
+            masked_on_purpose=train_on == "last" and turns[i] != last,
+            trained_on_purpose=train_on == "all",
+        )
+        for i in range(len(ids))
+    ]
+
+
+def _kinds(alignment: Any, start: int, length: int) -> tuple[list[str], list[int]]:
+    if alignment is None:
+        return ["unknown"] * length, [-1] * length
+    from llmguard.formats import Kind
+
+    kinds = [Kind(int(k)).name.lower() for k in alignment.kind[start : start + length]]
+    return kinds, [int(t) for t in alignment.turn[start : start + length]]
+
+
+def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
+    """The text of each id on its own, spaces kept; parts of characters as bytes, unknown ids as such."""
+    size = len(tokenizer)
+    known = sorted({i for i in ids if 0 <= i < size})
+    pieces = dict(zip(known, tokenizer.convert_ids_to_tokens(known), strict=True))
+    added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
+    read = _reader(tokenizer)
+    texts = {i: added[i] if i in added else read(piece or "") for i, piece in pieces.items()}
+    return [texts.get(i, f"⟨no token {i}⟩") for i in ids]
+
+
+def _reader(tokenizer: Any) -> Any:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = backend.decoder if backend is not None else None
+    return _byte_level if decoder is not None and "ByteLevel" in str(decoder.__getstate__()) else _pieces
+
+
+def _byte_level(piece: str) -> str:
+    from llmguard.vocabulary import BYTE_LEVEL
+
+    try:
+        raw = bytes(BYTE_LEVEL[c] for c in piece)
+    except KeyError:  # a piece that is written as it is
+        return piece
+    return _as_text(raw)
+
+
+def _pieces(piece: str) -> str:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):  # SentencePiece byte fallback
+        return _as_text(bytes.fromhex(piece[3:5]))
+    return piece.replace("▁", " ")
+
+
+def _as_text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(f"⟨{byte:02X}⟩" if byte > 0x7F else chr(byte) for byte in raw)
