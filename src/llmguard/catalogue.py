@@ -52,14 +52,48 @@ def _entry(family: str, name: str, *needs: str, over: str = "", tier: str = "pre
 # fmt: off
 CHECKS: tuple[Entry, ...] = (
     # template
+    _entry("template", "base_prompts_carry_no_template", "prompts", "tokenizer", "kind", over="prompts", bugs="base_model_follows_instructions"),
+    _entry("template", "base_tokenizer_ships_no_template", "tokenizer", "kind", bugs="base_model_follows_instructions"),
+    _entry("template", "base_prompts_carry_no_role_words", "prompts", "tokenizer", "kind", over="prompts", bugs="role_words_in_completion_prompts"),
+    _entry("template", "chat_model_has_a_template", "tokenizer", "kind"),
+    _entry("template", "training_text_follows_its_format", "encoded", "rows", "tokenizer", "template", over="encoded", bugs="terminator_missing_after_the_user_turn"),
+    _entry("template", "template_keeps_every_message", "rows", "template", over="rows"),
     # tokens
+    _entry("tokens", "tokenizer_loads", "loading"),
+    _entry("tokens", "every_row_has_one_bos", "encoded", "tokenizer", over="encoded", bugs="doubled_bos"),
+    _entry("tokens", "prompts_have_one_bos", "prompts", "tokenizer", over="prompts", bugs="doubled_bos"),
+    _entry("tokens", "response_ends_with_its_terminator", "encoded", "rows", "tokenizer", over="encoded", bugs="eos_is_never_learnt"),
+    _entry("tokens", "control_tokens_are_single_ids", "encoded", "tokenizer", over="encoded", bugs="wrong_end_of_sequence_text"),
+    _entry("tokens", "ids_are_in_the_vocabulary", "encoded", "tokenizer", over="encoded"),
+    _entry("tokens", "ids_match_their_text", "encoded", "rows", "tokenizer", over="encoded", bugs="text_edited_after_tokenisation paraphrases_with_stale_ids"),
+    _entry("tokens", "tokenizer_is_lossless", "rows", "tokenizer", over="rows"),
     # masking
+    _entry("masking", "labels_are_made", "encoded", over="encoded", bugs="labels_never_made", room="pipeline"),
+    _entry("masking", "every_row_has_a_supervised_token", "encoded", over="encoded", bugs="loss_mask_fragile"),
+    _entry("masking", "labels_are_not_shifted", "encoded", over="encoded"),
+    _entry("masking", "every_prompt_token_is_masked", "encoded", "rows", "tokenizer", over="encoded", bugs="everything_trained_prompt_included loss_mask_fragile"),
+    _entry("masking", "every_response_token_is_trained", "encoded", "rows", "tokenizer", over="encoded", bugs="loss_mask_fragile"),
+    _entry("masking", "every_wanted_turn_is_trained", "encoded", "rows", "tokenizer", over="encoded"),
+    _entry("masking", "terminator_is_trained", "encoded", "rows", "tokenizer", over="encoded", bugs="eos_is_never_learnt"),
+    _entry("masking", "boundary_falls_between_tokens", "encoded", "rows", "tokenizer", over="encoded", bugs="loss_mask_fragile"),
+    _entry("masking", "nothing_is_trained_after_the_terminator", "encoded", "rows", "tokenizer", over="encoded"),
+    _entry("masking", "padding_is_never_trained", "encoded", over="encoded"),
     # collation
+    _entry("collation", "collator_keeps_labels", "encoded", "batches", over="batches", bugs="collator_overwrites_labels eos_is_never_learnt"),
+    _entry("collation", "batches_carry_labels", "batches", over="batches", bugs="labels_never_made"),
+    _entry("collation", "batch_padding_is_masked", "batches", over="batches"),
+    _entry("collation", "collator_attends_to_content", "encoded", "batches", over="batches"),
+    _entry("collation", "batches_keep_every_row", "batches", over="batches"),
     # prompts
+    _entry("prompts", "training_starts_with_the_generation_prompt", "encoded", "prompts", "tokenizer", over="encoded", bugs="trained_in_one_format_tested_in_another evaluation_prompts_styled_unlike_training"),
+    _entry("prompts", "built_prompt_holds_the_stored_one", "prompts", "rows", "tokenizer", over="prompts", bugs="stored_prompts_differ_from_generated_ones"),
+    _entry("prompts", "no_prompt_holds_its_own_answer", "prompts", "rows", "tokenizer", over="prompts"),
     # data
+    _entry("data", "encoded_rows_match_the_split", "encoded", "rows", over="encoded", room="pipeline"),
     # splits
     # config
     # source
+    _entry("source", "pipeline_code_runs", "pipeline", room="pipeline"),
     # adapter
     # environment
     # storage

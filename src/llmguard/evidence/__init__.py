@@ -32,6 +32,7 @@ KINDS: dict[str, str] = {
     "encoded": "llmguard.evidence.encoded",
     "environment": "llmguard.evidence.environment",
     "files": "llmguard.evidence.files",
+    "loading": "llmguard.evidence.loading",
     "model": "llmguard.evidence.model",
     "pipeline": "llmguard.evidence.pipeline",
     "project": "llmguard.evidence.settings",
@@ -46,6 +47,7 @@ KINDS: dict[str, str] = {
 """Evidence kind -> the module that provides it. Kinds of later families are added here."""
 
 SETTINGS: dict[str, Callable[[Any], Any]] = {
+    "add_special_tokens": lambda project: project.schema.prompt.add_special_tokens,
     "kind": lambda project: project.schema.model.kind,
     "max_length": lambda project: project.schema.pipeline.max_length,
     "train_on": lambda project: project.schema.pipeline.train_on,
@@ -95,7 +97,11 @@ class Evidence:
         """
         if kind in SETTINGS:
             return self._setting(kind)
-        key = (kind, target if over and kind in ONE_TARGET else "")
+        if kind == "encoded" and over == "batches":
+            return self._before(target)
+        if kind == "prompts" and over == "encoded" and not self._generation_is_told():
+            raise MissingEvidence("prompts", 'add `[prompt] build = "module:function"` (or `format = "…"`): how prompts are built for generation')
+        key = (kind, self._target(kind, target, over))
         with self._lock:
             if key not in self._known:
                 self._known[key] = self._load(*key)
@@ -103,6 +109,29 @@ class Evidence:
         if isinstance(found, (MissingEvidence, EvidenceError)):
             raise found.with_traceback(None)
         return found
+
+    def _generation_is_told(self) -> bool:
+        """Whether the project says how it prompts: by a builder, a format, or being a chat model."""
+        schema = self.project.schema
+        return bool(schema.prompt.build or schema.prompt.format or schema.model.kind == "chat")
+
+    def _before(self, target: str) -> Any:
+        """The encoded rows that went into a batch, for checks that compare both sides of a collator."""
+        before = self.get("batches", target, over="batches").before
+        if before is None:
+            raise MissingEvidence("encoded", 'add `[pipeline] encode = "module:function"` to llmguard.toml')
+        return before
+
+    def _target(self, kind: str, target: str, over: str) -> str:
+        """The target of a kind for a check that is repeated over another kind."""
+        if kind not in ONE_TARGET or not over:
+            return ""
+        if kind == over:
+            return target
+        if kind in ("rows", "prompts", "files"):
+            return target if target in self.project.splits else "train"
+        choices = self.targets(kind)
+        return target if target in choices else (choices[0] if choices else "")
 
     def _load(self, kind: str, target: str) -> Any:
         try:

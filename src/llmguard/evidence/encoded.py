@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from llmguard.collect.columns import load_columns
-from llmguard.encoded import Encoded, as_encoded
+from llmguard.encoded import Batches, Encoded, as_encoded
 from llmguard.errors import EvidenceError, LLMGuardError, MissingEvidence, UsageError
 from llmguard.evidence import Evidence
 from llmguard.evidence.matching import matched
@@ -25,7 +25,7 @@ def targets(project: Project) -> list[str]:
     schema = project.schema
     found = [s for s in project.splits if s != "test"] if schema.pipeline.encode else []
     found += [schema.data.encoded] if schema.data.encoded else []
-    return [*found, *(["trainer"] if schema.pipeline.trainer else [])]
+    return [*found, *(name for name in ("collate", "trainer") if getattr(schema.pipeline, name))]
 
 
 def provide(evidence: Evidence, target: str) -> Encoded:
@@ -34,6 +34,8 @@ def provide(evidence: Evidence, target: str) -> Encoded:
         raise MissingEvidence("encoded", LINE)
     if target in TRAINER:
         return _from_trainer(evidence, target)
+    if target == "collate":
+        return _from_collator(evidence)
     if target == evidence.project.schema.data.encoded:
         return _from_folder(evidence, target)
     evidence.collected.step("encode")
@@ -54,6 +56,15 @@ def _from_trainer(evidence: Evidence, target: str) -> Encoded:
         raise EvidenceError("encoded", "the Trainer's batches have no input_ids", told_by="pipeline_code_runs")
     found, _ = load_columns(file, target)
     return _with_sources(evidence, unpacked(found.unpadded()))
+
+
+def _from_collator(evidence: Evidence) -> Encoded:
+    """The rows as the collator leaves them, padding taken off."""
+    batches: Batches = evidence.get("batches", "collate", over="batches")
+    found = unpacked(batches.padded.unpadded())
+    if batches.before is not None and len(batches.before) == len(found):
+        return replace(found, source=batches.before.source)
+    return _with_sources(evidence, found)
 
 
 def _from_folder(evidence: Evidence, target: str) -> Encoded:
@@ -78,6 +89,6 @@ def _with_sources(evidence: Evidence, found: Encoded) -> Encoded:
         rows = evidence.get("rows", "train", over="rows")
     except LLMGuardError:
         return replace(found, source=np.full(len(found), -1, dtype=np.int64))
-    if found.name not in TRAINER and len(found) == len(rows):
+    if found.name not in (*TRAINER, "collate") and len(found) == len(rows):
         return found
     return matched(found, rows, evidence.get("tokenizer"), evidence.get("template"))
