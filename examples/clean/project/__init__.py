@@ -1,0 +1,1 @@
+"""A fine-tuning project done right."""

@@ -1,0 +1,1 @@
+"""A fine-tuning project with planted bugs; see BUGS.md."""
