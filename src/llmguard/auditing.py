@@ -20,6 +20,9 @@ from llmguard.report import CheckResult, Outcome, Report
 
 __all__ = ["Audit", "audit"]
 
+COLLECTED = {"batches", "encoded", "loading", "pipeline", "prompts", "template", "tokenizer"}
+"""Evidence that comes from child processes."""
+
 
 @dataclass
 class Audit:
@@ -41,6 +44,14 @@ class Audit:
         """Every check of the tiers with each of its targets ('' where it has none), without loading anything."""
         wanted = set(tiers)
         return [(entry, target) for entry in self.registry if entry.tier in wanted for target in self.targets(entry)]
+
+    def begin(self, entries: Iterable[Entry]) -> None:
+        """Start the children that load the tokenizer and run the user's code, if one of the checks will want them.
+
+        They then run while other checks do; without this call they start when the first check asks.
+        """
+        if any(COLLECTED & {*entry.needs, entry.over} for entry in entries):
+            self.evidence.collected.start()
 
     def targets(self, entry: Entry) -> list[str]:
         """What a check is repeated over in this project; [''] where it is run once (or will say what is missing)."""
@@ -116,7 +127,9 @@ def audit(
     session = Audit(loaded, **options)
     results = []
     try:
-        for entry, target in session.plan(tiers):
+        plan = session.plan(tiers)
+        session.begin(entry for entry, _ in plan)
+        for entry, target in plan:
             results.append(session.run(entry, target))
             if progress:
                 progress(results[-1])
