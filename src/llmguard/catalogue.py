@@ -58,6 +58,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("template", "chat_model_has_a_template", "tokenizer", "kind"),
     _entry("template", "training_text_follows_its_format", "encoded", "rows", "tokenizer", "template", over="encoded", bugs="terminator_missing_after_the_user_turn"),
     _entry("template", "template_keeps_every_message", "rows", "template", over="rows"),
+    _entry("template", "no_role_header_is_doubled", "encoded", "tokenizer", over="encoded", room="special_tokens"),
     # tokens
     _entry("tokens", "tokenizer_loads", "loading"),
     _entry("tokens", "every_row_has_one_bos", "encoded", "tokenizer", over="encoded", bugs="doubled_bos"),
@@ -67,6 +68,9 @@ CHECKS: tuple[Entry, ...] = (
     _entry("tokens", "ids_are_in_the_vocabulary", "encoded", "tokenizer", over="encoded"),
     _entry("tokens", "ids_match_their_text", "encoded", "rows", "tokenizer", over="encoded", bugs="text_edited_after_tokenisation paraphrases_with_stale_ids"),
     _entry("tokens", "tokenizer_is_lossless", "rows", "tokenizer", over="rows"),
+    _entry("tokens", "special_tokens_keep_their_ids", "tokenizer", room="special_tokens"),
+    _entry("tokens", "stop_tokens_agree", "tokenizer", "stops", over="encoded", bugs="eos_is_never_learnt", room="special_tokens"),
+    _entry("tokens", "text_has_no_unknown_tokens", "rows", "tokenizer", over="rows", room="special_tokens"),
     # masking
     _entry("masking", "labels_are_made", "encoded", over="encoded", bugs="labels_never_made", room="pipeline"),
     _entry("masking", "every_row_has_a_supervised_token", "encoded", over="encoded", bugs="loss_mask_fragile"),
@@ -84,12 +88,26 @@ CHECKS: tuple[Entry, ...] = (
     _entry("collation", "batch_padding_is_masked", "batches", over="batches"),
     _entry("collation", "collator_attends_to_content", "encoded", "batches", over="batches"),
     _entry("collation", "batches_keep_every_row", "batches", over="batches"),
+    # packing
+    _entry("packing", "packed_documents_are_told_apart", "batches", "tokenizer", over="batches"),
+    _entry("packing", "position_ids_restart_with_each_document", "batches", over="batches"),
+    _entry("packing", "first_token_of_a_document_is_not_trained", "batches", over="batches"),
+    # preference
+    _entry("preference", "chosen_differs_from_rejected", "rows", over="rows"),
+    _entry("preference", "pairs_share_their_prompt", "rows", over="rows"),
+    _entry("preference", "pairs_do_not_repeat_their_prompt", "rows", over="rows"),
+    _entry("preference", "pair_responses_hold_no_control_tokens", "rows", "tokenizer", over="rows"),
+    _entry("preference", "pairs_differ_within_max_length", "rows", "tokenizer", "max_length", over="rows"),
+    _entry("preference", "chosen_scores_above_rejected", "rows", over="rows"),
     # prompts
     _entry("prompts", "training_starts_with_the_generation_prompt", "encoded", "prompts", "tokenizer", over="encoded", bugs="trained_in_one_format_tested_in_another evaluation_prompts_styled_unlike_training"),
     _entry("prompts", "built_prompt_holds_the_stored_one", "prompts", "rows", "tokenizer", over="prompts", bugs="stored_prompts_differ_from_generated_ones"),
     _entry("prompts", "no_prompt_holds_its_own_answer", "prompts", "rows", "tokenizer", over="prompts"),
     # data
     _entry("data", "encoded_rows_match_the_split", "encoded", "rows", over="encoded", room="pipeline"),
+    _entry("data", "responses_are_not_cut", "encoded", "rows", "tokenizer", over="encoded", bugs="sequences_cut_at_256", room="truncation"),
+    _entry("data", "rows_fit_max_length", "rows", "tokenizer", "template", "max_length", over="rows", bugs="sequences_cut_at_256", room="truncation"),
+    _entry("prompts", "prompts_leave_room_for_an_answer", "prompts", "tokenizer", "context", over="prompts", room="truncation"),
     # splits
     # config
     # source

@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "batches": "llmguard.evidence.batches",
     "completions": "llmguard.evidence.completions",
     "config": "llmguard.evidence.config",
+    "context": "llmguard.evidence.context",
     "encoded": "llmguard.evidence.encoded",
     "environment": "llmguard.evidence.environment",
     "files": "llmguard.evidence.files",
@@ -39,6 +40,7 @@ KINDS: dict[str, str] = {
     "prompts": "llmguard.evidence.prompts",
     "rows": "llmguard.evidence.rows",
     "sources": "llmguard.evidence.sources",
+    "stops": "llmguard.evidence.stops",
     "template": "llmguard.evidence.template",
     "test": "llmguard.evidence.splits",
     "tokenizer": "llmguard.evidence.tokenizer",
@@ -53,6 +55,12 @@ SETTINGS: dict[str, Callable[[Any], Any]] = {
     "train_on": lambda project: project.schema.pipeline.train_on,
 }
 """Settings of the project file that checks may take by name beside evidence; None counts as missing."""
+
+SETTING_LINES: dict[str, str] = {
+    "kind": '[model] kind = "base"` (or `"chat"',
+    "max_length": "[pipeline] max_length = 512",
+}
+"""The line to add for a setting that has no default."""
 
 ONE_TARGET = frozenset({"encoded", "batches", "files", "rows", "prompts", "config"})
 
@@ -142,7 +150,7 @@ class Evidence:
     def _setting(self, name: str) -> Any:
         value = SETTINGS[name](self.project)
         if value is None:
-            raise MissingEvidence(name, f"set `{name}` in the project file")
+            raise MissingEvidence(name, f"add `{SETTING_LINES[name]}` to llmguard.toml")
         return value
 
     @cached_property

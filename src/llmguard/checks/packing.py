@@ -1,0 +1,135 @@
+"""Packing: documents packed into one row know nothing of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llmguard.checks.tokens_of_rows import evidence_of, first_where, hits, masks_tally, row_hits
+from llmguard.contract import row_check
+from llmguard.encoded import Batches, Encoded, as_batches, as_encoded
+from llmguard.findings import Finding, error, warning
+from llmguard.packing import document_starts
+from llmguard.tally import Tally
+
+__all__ = ["first_token_of_a_document_is_not_trained", "packed_documents_are_told_apart", "position_ids_restart_with_each_document"]
+
+
+def _padded(packed: Any) -> Encoded:
+    return packed.padded if isinstance(packed, Batches) else as_encoded(packed)
+
+
+def _seams(encoded: Encoded, tokenizer: Any) -> Any:
+    """Tokens that start another document inside a row: behind an EOS that is not the last, before a BOS or any content: bool [tokens]."""
+    ids, eos = encoded.input_ids, tokenizer.eos_token_id
+    values, inner = ids.values, ids.position > 0
+    after = np.zeros(len(values), dtype=bool)
+    if eos is not None:
+        after[1:] = (values[:-1] == eos) & (values[1:] != eos)
+    pad = tokenizer.pad_token_id
+    return after & inner & encoded.attended & ((values != pad) if pad is not None else True)
+
+
+@row_check
+def packed_documents_are_told_apart(batches: Any, tokenizer: Any, rows: Any = None) -> Tally:
+    """Rows of a batch that hold several documents say where each starts (`position_ids` that restart, `seq_lengths`, `cu_seq_lens`).
+
+    Counts documents by EOS tokens with supervised text on both sides, and only when most rows are so: one conversation of
+    several turns may hold EOS after each.
+    """
+    after = _padded(as_batches(batches))
+    seams = _seams(after, tokenizer)
+    several = after.input_ids.count(seams) > 0
+    starts = document_starts(after)
+    told = starts is not None and len(starts) > len(after)
+    long_rows = several & _equal_lengths(after)
+    bad = long_rows if not told and rows is not None and _holds_several(after, rows, tokenizer, several) else np.zeros_like(several)
+    return masks_tally(after, len(after), mixed=row_hits(after, None, bad))
+
+
+def _equal_lengths(encoded: Encoded) -> Any:
+    """Rows as long as the longest: packing fills rows up."""
+    lengths = encoded.input_ids.lengths
+    return lengths * 10 >= int(lengths.max(initial=0)) * 9
+
+
+def _holds_several(encoded: Encoded, rows: Any, tokenizer: Any, several: Any) -> bool:
+    """Whether rows with seams hold the first prompts of more than one source row."""
+    from llmguard.rows import as_rows
+    from llmguard.vocabulary import vocabulary_of
+
+    source, vocabulary = as_rows(rows), vocabulary_of(tokenizer)
+    starts = {vocabulary.text_as_bytes(t[0].content.strip())[:60] for t in source.turns[:2000] if t and len(t[0].content.strip()) >= 12}
+    for row in np.flatnonzero(several)[:4].tolist():
+        text = vocabulary.bytes_of(encoded.input_ids[row])
+        if sum(s in text for s in starts) > 1:
+            return True
+    return False
+
+
+@packed_documents_are_told_apart.explain
+def _mixed(tally: Tally) -> Iterator[Finding]:
+    if tally["mixed"].rows:
+        yield warning(
+            first_where(tally["mixed"]),
+            what=f"{tally.rate('mixed')} of the batches hold several documents and nothing that tells them apart",
+            why="with a plain causal mask each document attends to those before it: the model is trained on answers to other questions",
+            cause="rows concatenated up to max_length without position_ids or a block-diagonal mask",
+            remedy="use packing that emits position_ids restarting with each document and a kernel that honours them (flash attention varlen), or do not pack",
+            evidence=evidence_of(tally["mixed"]),
+        )
+
+
+@row_check
+def position_ids_restart_with_each_document(batches: Any) -> Tally:
+    """`position_ids` count 0, 1, 2, … within each document, and start every row with 0 (padding on the left aside)."""
+    after = _padded(as_batches(batches))
+    positions = after.columns.get("position_ids")
+    if positions is None or not positions.same_shape(after.input_ids):
+        return Tally()
+    values, first = positions.values, positions.position == 0
+    steps = np.ones(len(values), dtype=np.int64)
+    steps[1:] = np.diff(values)
+    wrong = np.where(first, values > 1, (steps != 1) & (values != 0)) & after.attended
+    return masks_tally(after, len(after), wrong=hits(after, None, wrong))
+
+
+@position_ids_restart_with_each_document.explain
+def _wrong_positions(tally: Tally) -> Iterator[Finding]:
+    if tally["wrong"].rows:
+        yield error(
+            first_where(tally["wrong"]),
+            what=f"{tally.rate('wrong')} have position_ids that neither count on nor restart ({tally['wrong'].things:,} places)",
+            why="the model meets documents at positions where it never sees them when it generates",
+            cause="position_ids counted over the packed row, or padded with another value than 0",
+            remedy="restart position_ids at 0 with each document",
+            evidence=evidence_of(tally["wrong"]),
+        )
+
+
+@row_check
+def first_token_of_a_document_is_not_trained(batches: Any) -> Tally:
+    """The first token of a packed document has no label: shifted, it would be predicted from the document before."""
+    after = _padded(as_batches(batches))
+    starts = document_starts(after)
+    if starts is None or len(starts) <= len(after) or not after.has_labels:
+        return Tally()
+    wrong = np.zeros(len(after.input_ids.values), dtype=bool)
+    wrong[starts] = True
+    wrong &= after.trained & (after.input_ids.position > 0)
+    return masks_tally(after, len(after), first=hits(after, None, wrong))
+
+
+@first_token_of_a_document_is_not_trained.explain
+def _trained_starts(tally: Tally) -> Iterator[Finding]:
+    if tally["first"].rows:
+        yield error(
+            first_where(tally["first"]),
+            what=f"{tally.rate('first')} train the first token of {tally['first'].things:,} packed documents",
+            why="labels are shifted by one inside the model: this token is predicted from the last token of another document",
+            cause="documents were concatenated with all of their labels",
+            remedy="set the label of each document's first token to -100",
+            evidence=evidence_of(tally["first"]),
+        )

@@ -1,0 +1,172 @@
+"""Preference pairs: chosen and rejected answer the same prompt, differ, and are the right way round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from llmguard.contract import Yields, check
+from llmguard.findings import Where, error, warning
+from llmguard.rows import Rows, Turn, as_rows, turns_of
+from llmguard.vocabulary import vocabulary_of
+
+__all__ = ["chosen_differs_from_rejected", "chosen_scores_above_rejected", "pair_responses_hold_no_control_tokens", "pairs_differ_within_max_length", "pairs_do_not_repeat_their_prompt", "pairs_share_their_prompt"]
+
+
+def _pairs(rows: Rows) -> list[tuple[int, tuple[Turn, ...], tuple[Turn, ...]]]:
+    """(row, chosen turns, rejected turns), prompts included where the row has one."""
+    if not rows.columns.preference:
+        return []
+    both = [(i, turns_of(r, rows.columns, "chosen"), turns_of(r, rows.columns, "rejected")) for i, r in enumerate(rows.records)]
+    return [(i, c, r) for i, c, r in both if c and r]
+
+
+def _some(rows: Rows, bad: list[int]) -> Where:
+    return rows.where(bad[0])
+
+
+@check
+def chosen_differs_from_rejected(rows: Any) -> Yields:
+    """In every pair the chosen response is another text than the rejected one (white space aside)."""
+    source = as_rows(rows)
+    pairs = _pairs(source)
+    bad = [i for i, c, r in pairs if "".join(c[-1].content.split()) == "".join(r[-1].content.split())]
+    if bad:
+        yield error(
+            _some(source, bad),
+            what=f"{len(bad):,} of {len(pairs):,} pairs have the same chosen and rejected response",
+            why="their loss is ln 2 = 0.6931 whatever the model does: no gradient, and the rewards look stuck",
+            cause="both columns were filled from one, or ties were kept",
+            remedy="drop ties",
+            evidence={"rows": bad[:5]},
+        )
+    return len(pairs)
+
+
+@check
+def pairs_share_their_prompt(rows: Any) -> Yields:
+    """Where chosen and rejected are whole conversations, they ask the same: every turn before the last is equal."""
+    source = as_rows(rows)
+    pairs = _pairs(source)
+    bad = [i for i, c, r in pairs if [(t.role, t.content) for t in c[:-1]] != [(t.role, t.content) for t in r[:-1]]]
+    if bad:
+        yield error(
+            _some(source, bad),
+            what=f"{len(bad):,} of {len(pairs):,} pairs have different prompts in chosen and rejected",
+            why="the loss compares answers to different questions",
+            cause="pairs were joined by position after one side had been filtered or sorted",
+            remedy="join chosen and rejected by the prompt's id",
+            evidence={"rows": bad[:5]},
+        )
+    return len(pairs)
+
+
+@check
+def pairs_do_not_repeat_their_prompt(rows: Any) -> Yields:
+    """A response does not start with the prompt that it answers (TRL would render the prompt twice)."""
+    source = as_rows(rows)
+    pairs = [(i, c, r) for i, c, r in _pairs(source) if len(c) > 1 and len(c[-2].content.strip()) >= 12]
+    bad = [i for i, c, r in pairs if any(t[-1].content.strip().startswith(t[-2].content.strip()) for t in (c, r))]
+    if len(bad) * 10 > len(pairs):
+        yield error(
+            _some(source, bad),
+            what=f"{len(bad):,} of {len(pairs):,} pairs repeat the prompt at the start of a response",
+            why="the prompt is rendered twice, and its second copy is trained as part of the answer",
+            cause="data in the form prompt + answer, mapped to columns that hold the answer alone",
+            remedy="strip the prompt from chosen and rejected",
+            evidence={"rows": bad[:5]},
+        )
+    return len(pairs)
+
+
+@check
+def pairs_differ_within_max_length(rows: Any, tokenizer: Any, max_length: int) -> Yields:
+    """Chosen and rejected still differ once both are cut to `max_length`."""
+    source = as_rows(rows)
+    pairs = _pairs(source)[:2000]
+    texts = ["\n".join(t.content for t in turns) for _, c, r in pairs for turns in (c, r)]
+    ids = tokenizer(texts)["input_ids"] if texts else []
+    bad = [p[0] for n, p in enumerate(pairs) if ids[2 * n][:max_length] == ids[2 * n + 1][:max_length] and ids[2 * n] != ids[2 * n + 1]]
+    if bad:
+        yield error(
+            _some(source, bad),
+            what=f"{len(bad):,} of {len(pairs):,} pairs are equal in their first {max_length} tokens: truncation takes the difference away",
+            why="such pairs teach nothing, and their loss stays at ln 2",
+            cause="prompts, or a common start of both answers, that fill max_length",
+            remedy="raise max_length, or drop these pairs",
+            evidence={"rows": bad[:5]},
+        )
+    return len(pairs)
+
+
+@check
+def chosen_scores_above_rejected(rows: Any) -> Yields:
+    """Where pairs carry scores (`score_chosen`, `score_rejected`), chosen has the higher one; without scores, swapped columns are suspected by statistics.
+
+    The suspicion (a warning): chosen responses are refusals or empty far more often than rejected ones.
+    """
+    source = as_rows(rows)
+    pairs = _pairs(source)
+    scored = [(i, r["score_chosen"], r["score_rejected"]) for i, r in enumerate(source.records) if _number(r.get("score_chosen")) and _number(r.get("score_rejected"))]
+    bad = [i for i, chosen, rejected in scored if chosen < rejected]
+    if bad:
+        many = len(bad) * 2 > len(scored)
+        yield (error if many else warning)(
+            _some(source, bad),
+            what=f"{len(bad):,} of {len(scored):,} scored pairs have a lower score for chosen than for rejected",
+            why="trained so, the model learns to prefer the worse answer",
+            cause="the two columns are swapped" if many else "scores and choice come from different judges",
+            remedy="swap the columns" if many else "drop the pairs whose score contradicts the choice",
+            evidence={"rows": bad[:5]},
+        )
+    if not scored and pairs:
+        yield from _suspected(source, pairs)
+    return len(pairs)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _suspected(rows: Rows, pairs: list[tuple[int, tuple[Turn, ...], tuple[Turn, ...]]]) -> Any:
+    chosen = np.array([_poor(c[-1].content) for _, c, _ in pairs])
+    rejected = np.array([_poor(r[-1].content) for _, _, r in pairs])
+    only_chosen, only_rejected = int((chosen & ~rejected).sum()), int((rejected & ~chosen).sum())
+    if only_chosen >= 5 and only_chosen > 4 * max(only_rejected, 1):
+        row = pairs[int(np.argmax(chosen & ~rejected))][0]
+        yield warning(
+            rows.where(row),
+            what=f"in {only_chosen:,} of {len(pairs):,} pairs chosen alone is empty, a refusal or a fragment; rejected alone in {only_rejected:,}",
+            why="if the columns are swapped, the model is trained to prefer the worse answer",
+            cause="chosen and rejected were swapped when the data were written",
+            remedy="read ten pairs; swap the columns if they are",
+            evidence={"rows": [p[0] for p, b in zip(pairs, chosen & ~rejected, strict=True) if b][:5]},
+        )
+
+
+def _poor(text: str) -> bool:
+    said = text.strip().lower()
+    return len(said) < 3 or said.startswith(("i'm sorry, but i can", "i am sorry, but i can", "i cannot ", "i can't ", "as an ai"))
+
+
+@check
+def pair_responses_hold_no_control_tokens(rows: Any, tokenizer: Any) -> Yields:
+    """Responses of pairs hold no control tokens of a chat template: they are rendered later, and would be rendered twice."""
+    source = as_rows(rows)
+    vocabulary = vocabulary_of(tokenizer)
+    special = {i for i, s in enumerate(vocabulary.special) if s}
+    pairs = _pairs(source)[:500]
+    texts = [t[-1].content for _, c, r in pairs for t in (c, r)]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    bad = [pairs[n // 2][0] for n, row in enumerate(ids) if special & set(row)]
+    if len(set(bad)) * 2 > len(pairs):
+        yield error(
+            _some(source, bad),
+            what=f"{len(set(bad)):,} of {len(pairs):,} pairs hold control tokens of a template in their responses",
+            why="the trainer renders the template itself: turns and BOS come twice, in the middle of a sequence",
+            cause="the data were rendered before they were stored",
+            remedy="store plain responses and let the trainer render them",
+            evidence={"rows": sorted(set(bad))[:5]},
+        )
+    return len(pairs)
