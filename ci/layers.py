@@ -31,7 +31,11 @@ START = "pytest_llmguard.plugin"
 """What pytest imports at every start, whether or not it is used."""
 AT_START = frozenset({"pytest", "_pytest", "pluggy", "pytest_llmguard"}) | sys.stdlib_module_names
 """What that may load: xdist is not among them, for it need not be installed."""
-ROOMS = {"llmguard": "src/llmguard", "llmguard_core": "src/llmguard_core", "pytest_llmguard": "pytest_llmguard"}
+ROOMS = {
+    "llmguard": "src/llmguard",
+    "llmguard_core": "src/llmguard_core",
+    "pytest_llmguard": "pytest_llmguard",
+}
 
 
 class Import(NamedTuple):
@@ -95,13 +99,18 @@ class _Reader(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         first = node.args[0] if node.args else None
-        if called in ("import_module", "__import__") and isinstance(first, ast.Constant) and isinstance(first.value, str):
+        if (
+            called in ("import_module", "__import__")
+            and isinstance(first, ast.Constant)
+            and isinstance(first.value, str)
+        ):
             self._add(first.value, node.lineno)
         self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> None:
         if "TYPE_CHECKING" not in ast.unparse(node.test):
-            return self.generic_visit(node)
+            self.generic_visit(node)
+            return
         before, self._types = self._types, True
         for each in node.body:
             self.visit(each)
@@ -159,28 +168,53 @@ def _of(module: Module) -> Iterator[Breach]:
 
 def _of_checks(each: Import) -> tuple[str, str] | None:
     if each.root in PYTEST:
-        return f"llmguard imports {each.name}", "the checks know nothing of what runs them: put it into pytest_llmguard/, or raise llmguard's own error"
+        return (
+            f"llmguard imports {each.name}",
+            "the checks know nothing of what runs them: put it into pytest_llmguard/, or raise llmguard's own error",
+        )
     if each.root in ("llmguard_core", "pytest_llmguard"):
-        return f"llmguard imports {each.name}", "the checks stand below the core and the plugin: hand it in as an argument, or move it into src/llmguard/"
+        return (
+            f"llmguard imports {each.name}",
+            "the checks stand below the core and the plugin: hand it in as an argument, or move it into src/llmguard/",
+        )
     if each.root in EXTRAS and each.at_top:
-        return f"llmguard imports {each.name} at the top of a module", "import it inside the function that needs it, or under `if TYPE_CHECKING:`"
+        return (
+            f"llmguard imports {each.name} at the top of a module",
+            "import it inside the function that needs it, or under `if TYPE_CHECKING:`",
+        )
     return None
 
 
 def _of_core(each: Import) -> tuple[str, str] | None:
     if each.root in PYTEST or each.root == "pytest_llmguard":
-        return f"llmguard_core imports {each.name}", "the core trains without pytest: put what needs it into pytest_llmguard/"
-    private = [name for name in (*each.name.split("."), *each.taken) if name.startswith("_") and name != "__version__"]
+        return (
+            f"llmguard_core imports {each.name}",
+            "the core trains without pytest: put what needs it into pytest_llmguard/",
+        )
+    private = [
+        name
+        for name in (*each.name.split("."), *each.taken)
+        if name.startswith("_") and name != "__version__"
+    ]
     if each.root == "llmguard" and private:
-        return f"llmguard_core takes the private name {private[0]} from {each.name}", "the core uses the public names any user has: make it public, or do without"
+        return (
+            f"llmguard_core takes the private name {private[0]} from {each.name}",
+            "the core uses the public names any user has: make it public, or do without",
+        )
     return None
 
 
 def _of_plugin(each: Import) -> tuple[str, str] | None:
     if each.root == "llmguard_core" and each.at_top:
-        return f"pytest_llmguard imports {each.name} at the top of a module", "import it inside the fixture that hands out models: it pulls torch in"
+        return (
+            f"pytest_llmguard imports {each.name} at the top of a module",
+            "import it inside the fixture that hands out models: it pulls torch in",
+        )
     if each.root in EXTRAS and each.at_top:
-        return f"pytest_llmguard imports {each.name} at the top of a module", "import it inside the function that needs it, or under `if TYPE_CHECKING:`"
+        return (
+            f"pytest_llmguard imports {each.name} at the top of a module",
+            "import it inside the function that needs it, or under `if TYPE_CHECKING:`",
+        )
     return None
 
 
@@ -203,7 +237,12 @@ def _reached(modules: dict[str, Module], first: str) -> Iterator[tuple[Module, I
 def _loaded_by_llmguard(modules: dict[str, Module]) -> Iterator[Breach]:
     for module, each in _reached(modules, "llmguard"):
         if each.root != "llmguard" and each.root not in sys.stdlib_module_names:
-            yield Breach(module.file, each.line, f"`import llmguard` loads {each.name}", "keep llmguard/__init__.py lazy: import it where it is used")
+            yield Breach(
+                module.file,
+                each.line,
+                f"`import llmguard` loads {each.name}",
+                "keep llmguard/__init__.py lazy: import it where it is used",
+            )
 
 
 def _loaded_at_start(modules: dict[str, Module]) -> Iterator[Breach]:
@@ -219,13 +258,25 @@ def loaded(root: Path) -> list[Breach]:
     """What `import llmguard` really loads beyond the standard library, told by `sys.modules` of a fresh interpreter."""
     code = "import sys; had = set(sys.modules); import llmguard; print(*sorted({m.partition('.')[0] for m in set(sys.modules) - had}))"
     env = {**os.environ, "PYTHONPATH": str(root / "src"), "PYTHONSAFEPATH": "1"}
-    child = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
     where = ("src/llmguard/__init__.py", 1)
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        return [Breach(*where, f"`import llmguard` fails: {last}", "it must work with nothing but the standard library")]
-    foreign = [name for name in child.stdout.split() if name != "llmguard" and name not in sys.stdlib_module_names]
-    return [Breach(*where, f"`import llmguard` loads {name}", "import it where it is used") for name in foreign]
+        return [
+            Breach(
+                *where,
+                f"`import llmguard` fails: {last}",
+                "it must work with nothing but the standard library",
+            )
+        ]
+    foreign = [
+        name for name in child.stdout.split() if name != "llmguard" and name not in sys.stdlib_module_names
+    ]
+    return [
+        Breach(*where, f"`import llmguard` loads {name}", "import it where it is used") for name in foreign
+    ]
 
 
 def main(arguments: list[str]) -> int:

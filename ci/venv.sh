@@ -25,4 +25,4 @@ if [ ! -x "$folder/bin/python" ] && ! "$python" -m venv "$folder"; then
     exit 1
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-"$folder/bin/python" -m pip install --quiet "$@"
+"$folder/bin/python" -m pip install -qq "$@" # errors alone: the machine's own pip settings may warn of much
