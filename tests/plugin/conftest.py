@@ -1,0 +1,296 @@
+"""Projects with toy checks, run by pytest inside of pytest; the axis on which the plugin must behave alike."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np  # noqa: F401  # loaded before pytester remembers the modules: NumPy cannot be loaded twice
+import pytest
+
+import llmguard.auditing
+import llmguard.project  # noqa: F401  # likewise pydantic: loading it for each inner session would take most of the time
+
+TOYS = '''
+from llmguard.catalogue import Entry
+from llmguard.contract import check
+from llmguard.errors import MissingEvidence
+from llmguard.findings import Where, error, note, warning
+
+REST = {"why": "the model never stops", "cause": "the template writes none", "remedy": "append the EOS token"}
+WINDOW = [
+    {"text": "Hello", "id": 1, "label": -100, "kind": "prompt"},
+    {"text": " world", "id": 2, "label": 2, "kind": "response"},
+    {"text": "<eos>", "id": 3, "label": -100, "kind": "terminator"},
+]
+
+@check
+def toy_holds():
+    """The toy holds."""
+    return 7
+    yield
+
+@check
+def toy_fails():
+    """The toy does not hold."""
+    yield error(
+        Where(file="train.jsonl", line=3), what="14 of 200 rows (7.0 %) have no terminator", **REST,
+        expected="EOS", actual="none", evidence={"rows": [{"row": 2, "tokens": WINDOW}]},
+    )
+    yield error(Where(file="train.jsonl", line=9), what="3 of 200 rows are empty", **REST)
+    yield warning(Where(file="train.jsonl", line=5), what="2 rows are long", **REST)
+    return 200
+
+@check
+def toy_warns():
+    """The toy holds, with a warning."""
+    yield warning(Where(key="lr"), what="lr = 0.3 is high", **REST)
+    return 1
+
+@check
+def toy_notes():
+    """The toy holds, with a note."""
+    yield note(Where(key="seed"), what="no seed is set")
+    return 1
+
+@check
+def toy_needs(rows):
+    """The toy wants rows."""
+    return len(rows)
+    yield
+
+@check
+def toy_needs_too(rows):
+    """The toy wants rows, too."""
+    return len(rows)
+    yield
+
+@check
+def toy_is_accepted():
+    """The toy does not hold, and somebody lives with it."""
+    yield error(Where(key="mask"), what="96 of 96 rows train the prompt", **REST)
+    return 96
+
+@check
+def toy_breaks():
+    """The toy is broken itself."""
+    raise RuntimeError("boom")
+    yield
+
+@check
+def toy_sleeps():
+    """The toy does not come back."""
+    import time
+    time.sleep(60)
+    return 1
+    yield
+
+@check
+def toy_dies():
+    """The toy takes its process down."""
+    import os
+    os._exit(3)
+    yield
+
+@check
+def toy_runs_a_model():
+    """The toy wants a model."""
+    return 1
+    yield
+
+@check
+def toy_runs_on_a_gpu():
+    """The toy wants a GPU."""
+    return 1
+    yield
+
+@check
+def toy_is_odd():
+    """The toy's evidence is not what JSON can hold."""
+    import numpy, pathlib
+    held = []
+    held.append(held)
+    yield error(Where(), what="odd", **REST, evidence={
+        "nan": float("nan"), "array": numpy.arange(3), "path": pathlib.Path("x"), "set": {2, 1},
+        1: "\\ud800 lone", "bytes": b"\\xff", "esc": "\\x1b[31mred",
+    })
+    return 1
+
+FAMILIES = {
+    "toy_holds": "config", "toy_fails": "tokens", "toy_warns": "config", "toy_notes": "config", "toy_needs": "data",
+    "toy_needs_too": "data", "toy_is_accepted": "masking", "toy_breaks": "source", "toy_sleeps": "training", "toy_dies": "queue",
+    "toy_runs_a_model": "sentinel", "toy_runs_on_a_gpu": "memory", "toy_is_odd": "statistics",
+}
+TIERS = {"toy_runs_a_model": "sentinel", "toy_runs_on_a_gpu": "gpu"}
+BUGS = {"toy_fails": ("eos_is_never_learnt",)}
+
+def entry(name):
+    needs = ("rows",) if "needs" in name else ()
+    over = "rows" if "needs" in name else ""
+    return Entry(name, __name__, FAMILIES[name], TIERS.get(name, "preflight"), needs, over, BUGS.get(name, ()))
+'''
+DEFAULT = "toy_holds toy_fails toy_warns toy_notes toy_needs toy_needs_too toy_is_accepted toy_breaks toy_runs_a_model toy_runs_on_a_gpu"
+CONFTEST = """
+import toychecks
+
+def pytest_llmguard_checks(config):
+    return [toychecks.entry(name) for name in {names!r}]
+"""
+PROJECT = """
+[model]
+kind = "base"
+[accept]
+toy_is_accepted = { reason = "full-sequence training on purpose", until = 2999-01-31 }
+"""
+
+AXES = {
+    "bare": ("-p", "no:xdist"),
+    "one-process": ("-n", "0"),
+    "two-workers": ("-n", "2"),
+}
+
+
+STRICT = ("--strict-markers", "-W", "error")
+
+
+@pytest.fixture(params=AXES)
+def axis(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """How pytest is run: without xdist, with xdist and no worker, with two workers; always strict."""
+    return (*AXES[request.param], *STRICT)
+
+
+class Toy:
+    """A folder with toy checks (and the real ones, which `-k toy` leaves out), in which pytest is run."""
+
+    def __init__(self, path: Path, pytester: pytest.Pytester | None = None) -> None:
+        self.path, self.pytester = path, pytester
+        self.write("toychecks.py", TOYS)
+        self.checks(DEFAULT)
+        self.project(PROJECT)
+
+    def checks(self, names: str, more: str = "") -> None:
+        """Which toys the conftest hands in, and what else stands in it."""
+        self.write("conftest.py", CONFTEST.format(names=names.split()) + more)
+
+    def project(self, text: str, name: str = "llmguard.toml") -> Path:
+        """The project file."""
+        return self.write(name, text)
+
+    def write(self, name: str, text: str) -> Path:
+        """A file in the folder."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+        return path
+
+    def run(self, *arguments: str, only: str = "toy") -> pytest.RunResult:
+        """Run pytest on it, in this process."""
+        assert self.pytester is not None
+        return self.pytester.runpytest_inprocess(*QUIET, *_selecting(only), *arguments)
+
+    def report(self, *arguments: str, only: str = "toy") -> dict[str, Any]:
+        """Run pytest on it and read the JSON report."""
+        self.run("--llmguard-json", "report.json", *arguments, only=only)
+        return self.read("report.json")
+
+    def process(self, *arguments: str, only: str = "toy", **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run pytest on it, in a process of its own."""
+        command = [sys.executable, "-m", "pytest", *QUIET, *_selecting(only), *arguments]
+        env = (
+            {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV"))}
+            | {"PY_COLORS": "0"}
+            | environ
+        )
+        return subprocess.run(
+            command, cwd=self.path, env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the folder."""
+        found: dict[str, Any] = json.loads((self.path / name).read_text("utf-8"))
+        return found
+
+    def exists(self, name: str) -> bool:
+        """Whether a file is there."""
+        return (self.path / name).exists()
+
+    @staticmethod
+    def outcomes(report: dict[str, Any]) -> dict[str, str]:
+        """Check (with its target) -> outcome."""
+        return {
+            c["check"] + (f"[{c['target']}]" if c["target"] else ""): c["outcome"] for c in report["checks"]
+        }
+
+
+QUIET = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
+
+
+def _selecting(only: str) -> tuple[str, ...]:
+    return ("-k", only) if only else ()
+
+
+@pytest.fixture
+def toy(pytester: pytest.Pytester) -> Toy:
+    """A folder with a project file and toy checks."""
+    return Toy(pytester.path, pytester)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run of pytest over all the toys, with every report."""
+
+    code: int
+    out: str
+    err: str
+    report: dict[str, Any]
+    junit: ElementTree.Element
+    path: Path
+
+    def check(self, name: str) -> dict[str, Any]:
+        """The record of a check in the JSON report."""
+        return next(c for c in self.report["checks"] if c["check"] == name)
+
+    def section(self, title: str) -> str:
+        """The text of a section of the terminal output, from its title line to the next section."""
+        lines = self.out.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith("=") and title in line)
+        rest = itertools.takewhile(lambda line: not line.startswith("==="), lines[start + 1 :])
+        return "\n".join(rest)
+
+
+@pytest.fixture(scope="session", params=AXES)
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One run over all the toys for each way to run pytest; shared by all tests that only look at what it said."""
+    folder = Toy(tmp_path_factory.mktemp(f"ran-{request.param}"))
+    folder.write("test_beside.py", "def test_beside():\n    assert True\n")
+    reports = (
+        "--llmguard-json",
+        "out/new/report.json",
+        "--llmguard-html",
+        "report.html",
+        "--llmguard-sarif",
+        "report.sarif",
+    )
+    arguments = (
+        *AXES[request.param],
+        *STRICT,
+        *reports,
+        "--junit-xml",
+        "junit.xml",
+        "-v",
+        "-rA",
+        "-p",
+        "timeout",
+    )
+    done = folder.process(*arguments, only="toy or beside")
+    junit = ElementTree.parse(folder.path / "junit.xml").getroot()  # noqa: S314  # pytest wrote it just now
+    return Ran(
+        done.returncode, done.stdout, done.stderr, folder.read("out/new/report.json"), junit, folder.path
+    )
