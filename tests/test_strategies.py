@@ -203,7 +203,7 @@ def test_without_hypothesis_the_message_names_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "True True" in done.stdout
     assert "UsageError" in done.stdout
-    assert "pip install 'pytest-llmguard[hypothesis]'" in done.stdout
+    assert "pip install 'pytest-llmguard[test]'" in done.stdout
 
 
 # the proof

@@ -50,7 +50,7 @@ class HypothesisMissing(UsageError, ImportError):
 
     def __init__(self) -> None:
         super().__init__(
-            "hypothesis", None, "hypothesis to be installed: pip install 'pytest-llmguard[hypothesis]'"
+            "hypothesis", None, "hypothesis to be installed: pip install 'pytest-llmguard[test]'"
         )
 
 

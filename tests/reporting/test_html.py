@@ -32,18 +32,18 @@ class Page(HTMLParser):
         self.feed(page)
         self.close()
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: D102  # HTMLParser's
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # HTMLParser's
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag: str) -> None:  # noqa: D102  # HTMLParser's own method
+    def handle_endtag(self, tag: str) -> None:  # HTMLParser's own method
         if tag in VOID:
             return
         if not self.open or self.open.pop() != tag:
             self.unbalanced.append(tag)
 
-    def handle_data(self, data: str) -> None:  # noqa: D102  # HTMLParser's own method
+    def handle_data(self, data: str) -> None:  # HTMLParser's own method
         self.texts.append((self.open[-1] if self.open else "", data))
 
     def having(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:

@@ -29,7 +29,7 @@ def render(document: Mapping[str, Any]) -> str:
     """The JSON report as a page: what is wrong first, all that was looked at after it.
 
     Raises:
-        UsageError: no JSON report, or Jinja2 is not installed.
+        UsageError: no JSON report.
     """
     if not isinstance(document, Mapping) or not isinstance(document.get("checks"), Sequence):
         raise UsageError("document", document, "the JSON report of an audit, with its `checks`")
@@ -37,11 +37,7 @@ def render(document: Mapping[str, Any]) -> str:
 
 
 def render_rows(title: str, rows: Sequence[tuple[str, Sequence[Token]]], *, notes: Sequence[str] = ()) -> str:
-    """Rows of tokens as a page, as `llmguard show --html` writes it: (heading, tokens) each.
-
-    Raises:
-        UsageError: Jinja2 is not installed.
-    """
+    """Rows of tokens as a page, as `llmguard show --html` writes it: (heading, tokens) each."""
     shown = [
         {"heading": clean(heading), "tokens": tokens, "counts": _counts(tokens)} for heading, tokens in rows
     ]
@@ -73,12 +69,8 @@ def _hash(text: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise UsageError(
-            "html", "the HTML report", "Jinja2 to be installed: pip install 'pytest-llmguard[cli]'"
-        ) from None
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     made = Environment(loader=FileSystemLoader(ROOM), autoescape=True, undefined=StrictUndefined)
     made.trim_blocks = made.lstrip_blocks = True
     made.filters["tokens"] = tokens_from_json

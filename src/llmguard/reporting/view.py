@@ -11,13 +11,11 @@ __all__ = ["Card", "Segment", "Skipped", "View", "parts_of", "view_of"]
 OUTCOMES = ("failed", "error", "warned", "accepted", "passed", "skipped")
 """Worst first: the order of tiles, cards and rows."""
 BLANK_RECORD: Mapping[str, Any] = {
-    **dict.fromkeys(("check", "family", "tier", "target", "reason"), ""),
-    **{"outcome": "error", "looked_at": 0, "unit": "rows", "seconds": 0.0},
-}
+    "check": "", "family": "", "tier": "", "target": "", "outcome": "error", "reason": "", "looked_at": 0, "unit": "rows", "seconds": 0.0,
+}  # fmt: skip
 BLANK_FINDING: Mapping[str, Any] = {
-    **dict.fromkeys(("message", "where", "expected", "actual", "remedy"), ""),
-    **{"severity": "warning", "evidence": None, "bugs": ()},
-}
+    "severity": "warning", "message": "", "where": "", "expected": "", "actual": "", "remedy": "", "evidence": None, "bugs": (),
+}  # fmt: skip
 TITLES = (("Why it matters: ", "why"), ("Likely cause: ", "cause"), ("Remedy: ", "remedy"))
 
 
