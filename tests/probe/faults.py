@@ -72,7 +72,7 @@ time.sleep(1e6)
     "reads_stdin": "input('continue? ')",
     "missing_library": "raise ImportError('libcudart.so.12: cannot open shared object file: No such file or directory')",
     "undefined_symbol": "raise ImportError('/x/libtorch_cuda.so: undefined symbol: ncclCommRegister')",
-    "old_glibc": "raise OSError(\"/lib/libc.so.6: version `GLIBC_2.34' not found (required by /x/libtorch.so)\")",
+    "old_glibc": 'raise OSError("/lib/libc.so.6: version `GLIBC_2.34\' not found (required by /x/libtorch.so)")',
     "circular": "from torch import nn\nfrom torch.nn import Linear",
     "missing_dependency": "import a_module_that_nobody_has",
     "syntax_error": "def broken(:\n    pass",
@@ -92,10 +92,27 @@ class Baton:
             time.sleep(0.02)
 Baton(os.environ['LOCK_FILE']).wait()
 """,
-    "prints_while_waiting": "import time\nwhile True:\n    print('still waiting for the lock', flush=True)\n    time.sleep(0.05)",
-    "retries_an_import": "import time\nwhile True:\n    try:\n        import never_there\n    except ImportError:\n        time.sleep(0.01)",
+    "prints_while_waiting": """
+import time
+while True:
+    print('still waiting for the lock', flush=True)
+    time.sleep(0.05)
+""",
+    "retries_an_import": """
+import time
+while True:
+    try:
+        import never_there
+    except ImportError:
+        time.sleep(0.01)
+""",
     "waits_for_a_child": "import subprocess\nsubprocess.run(['sleep', '1000000'])",
-    "waits_for_a_thread": "import threading, time\nthread = threading.Thread(target=time.sleep, args=(1e6,), daemon=True)\nthread.start()\nthread.join()",
+    "waits_for_a_thread": """
+import threading, time
+thread = threading.Thread(target=time.sleep, args=(1e6,), daemon=True)
+thread.start()
+thread.join()
+""",
     "hangs_at_exit": "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,)).start()",
     "slow_but_moving": """
 import importlib, sys, time
@@ -104,7 +121,7 @@ for number in range(100000):
     importlib.import_module(f'torch.part_{number}')
 """,
     "grows_a_thread_pool": "import threading, time\nfor _ in range(5):\n    threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()",
-    "too_many_threads": "raise RuntimeError(\"can't start new thread\")",
+    "too_many_threads": 'raise RuntimeError("can\'t start new thread")',
     "raises": "raise ValueError('CUDA_HOME is set to a folder that does not exist')",
 }
 

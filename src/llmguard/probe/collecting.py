@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from llmguard.probe.result import Failure, Left, Observed, ProbeResult, Survivor, Thread, Window
+from llmguard.probe.scratch import mount_of
 from llmguard.probe.spec import Spec
-from llmguard.probe.verdict import Case, judge
+from llmguard.probe.verdict import Case, hung_file, judge
 
 __all__ = ["result_of"]
 
 _LONGEST_STACK, _LONGEST_REPORT = 64 * 1024, 64 * 2**20
 
 
-def result_of(spec: Spec, folder: str, seconds: float, notes: tuple[str, ...] = ()) -> ProbeResult:
-    """The result of a probe whose files lie in `folder`; `notes` say what went wrong on the parent's side."""
+def result_of(spec: Spec, folder: str, seconds: float) -> ProbeResult:
+    """The result of a probe whose files lie in `folder`; `seconds` stands in where no supervisor measured them."""
     found = _observed_file(folder)
     payload, failure, finished = _report(folder, spec.nonce)
     survivors = tuple(Survivor(**survivor) for survivor in found.get("survivors", ()))
-    seen = _observed(found, folder, notes)
+    seen = _observed(found, folder)
     output = _tail(f"{folder}/output", spec.max_output, seen.output_dropped)
     case = Case(seen, spec.python, finished, failure, output, survivors, spec.patience)
     code = os.waitstatus_to_exitcode(seen.status) if seen.status is not None else None
@@ -40,7 +41,15 @@ def result_of(spec: Spec, folder: str, seconds: float, notes: tuple[str, ...] = 
         observed=seen,
         leftovers=tuple(Left(**left) for left in found.get("leftovers", ())),
         survivors=survivors,
+        mount=_mount(seen, survivors),
     )
+
+
+def _mount(seen: Observed, survivors: tuple[Survivor, ...]) -> str:
+    """The mount of the file that is waited for, looked up now: later it may be gone. Nothing is touched."""
+    _, file = hung_file(seen, survivors)
+    point, kind, source = mount_of(file) if file.startswith("/") else ("", "", "")
+    return f"{point} ({kind} from {source})" if point else ""
 
 
 def _observed_file(folder: str) -> dict[str, Any]:
@@ -51,7 +60,7 @@ def _observed_file(folder: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _observed(found: dict[str, Any], folder: str, notes: tuple[str, ...]) -> Observed:
+def _observed(found: dict[str, Any], folder: str) -> Observed:
     plain = "ended executed exec_errno status imports last_import last_step peak_rss peak_processes"
     values = {name: found[name] for name in [*plain.split(), "oom_kills", "output_dropped"] if name in found}
     asked = _tail(f"{folder}/asked", _LONGEST_STACK, 0)
@@ -61,7 +70,7 @@ def _observed(found: dict[str, Any], folder: str, notes: tuple[str, ...]) -> Obs
         window=Window(**found.get("window", {})),
         threads=threads,
         locks=tuple(line for line in asked.splitlines() if line),
-        notes=(*found.get("notes", ()), *notes),
+        notes=tuple(found.get("notes", ())),
     )
 
 

@@ -6,14 +6,13 @@ import os
 
 from llmguard.probe import stacks, waits
 from llmguard.probe.result import ProbeResult, Verdict
-from llmguard.probe.scratch import mount_of
-from llmguard.probe.verdict import deciding
+from llmguard.probe.verdict import deciding, hung_file
 
-__all__ = ["explain", "hung_file"]
+__all__ = ["explain"]
 
 _WAITS = {
     waits.SLEEP: "asleep", waits.CHILD: "waiting for a child process", waits.PIPE: "waiting for a pipe",
-    waits.POLL: "waiting for an event or a connection", waits.NETWORK: "waiting for the network",
+    waits.POLL: "waiting for an event, a connection or a time", waits.NETWORK: "waiting for the network",
     waits.FUTEX: "waiting for a lock or an event of another thread",
 }  # fmt: skip
 
@@ -21,7 +20,8 @@ _WAITS = {
 def explain(result: ProbeResult) -> str:
     """The sentence."""
     text = _TEXTS.get(result.verdict, _unknown)(result)
-    return f"{result.what}: {text}{_left(result)}{_survived(result)}"
+    notes = "".join(f"; {note}" for note in result.observed.notes)
+    return f"{result.what}: {text}{_left(result)}{_survived(result)}{notes}"
 
 
 def _ok(result: ProbeResult) -> str:
@@ -38,11 +38,13 @@ def _hung(result: ProbeResult) -> str:
 
 
 def _hung_fs(result: ProbeResult) -> str:
-    call, file = hung_file(result)
+    call, file = hung_file(result.observed, result.survivors)
     text = f"waiting in {call or 'a call'} for {file}" if file else "waiting for a file system or a device"
-    point, kind, source = mount_of(file) if file.startswith("/") else ("", "", "")
-    mount = f" on {point} ({kind} from {source})" if point else ""
-    return _silence(result, text + mount)
+    return _silence(result, text + _mount(result))
+
+
+def _mount(result: ProbeResult) -> str:
+    return f" on {result.mount}" if result.mount else ""
 
 
 def _deadlock(result: ProbeResult) -> str:
@@ -50,7 +52,7 @@ def _deadlock(result: ProbeResult) -> str:
 
 
 def _lock_poll(result: ProbeResult) -> str:
-    _, file = hung_file(result)
+    _, file = hung_file(result.observed, result.survivors)
     paths = result.observed.locks or ((file,) if file else ())
     return _silence(
         result, f"waiting for the lock file {', '.join(paths)}" if paths else "waiting for a lock on a file"
@@ -95,7 +97,7 @@ def _exited(result: ProbeResult) -> str:
 
 
 def _import_error(result: ProbeResult) -> str:
-    return f"the import failed: {result.failure}"
+    return f"the import failed: {result.failure or 'no exception was kept'}"
 
 
 def _resource(result: ProbeResult) -> str:
@@ -114,7 +116,9 @@ def _unreachable(result: ProbeResult) -> str:
     seen = result.observed
     if seen.exec_errno:
         return f"could not be started: {os.strerror(seen.exec_errno)}"
-    return f"could not be started within {result.limit:g} s: the file of the program does not answer"
+    _, file = hung_file(result.observed, result.survivors)
+    program = f"the program {file}{_mount(result)}" if file else "the file of the program"
+    return f"could not be started within {result.seconds:.1f} s: {program} does not answer"
 
 
 def _unkillable(result: ProbeResult) -> str:
@@ -126,8 +130,7 @@ def _cancelled(result: ProbeResult) -> str:
 
 
 def _unknown(result: ProbeResult) -> str:
-    notes = "; ".join(result.observed.notes)
-    return f"no verdict after {result.seconds:.1f} s" + (f" ({notes})" if notes else "")
+    return f"no verdict after {result.seconds:.1f} s"
 
 
 _TEXTS = {
@@ -138,17 +141,6 @@ _TEXTS = {
     Verdict.INTERPRETER_UNREACHABLE: _unreachable, Verdict.UNKILLABLE: _unkillable,
     Verdict.CANCELLED: _cancelled,
 }  # fmt: skip
-
-
-def hung_file(result: ProbeResult) -> tuple[str, str]:
-    """The call and the file that a hung probe waits for, "" where unknown."""
-    for thread in deciding(result.observed.threads):
-        if thread.file:
-            return thread.call, thread.file
-    for survivor in result.survivors:
-        if survivor.file:
-            return survivor.call, survivor.file
-    return "", ""
 
 
 def _silence(result: ProbeResult, doing: str) -> str:

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe", "python", "run", "start"]
 
-REAP_SECONDS, SLACK_SECONDS = 1.0, 0.45
-"""What the supervisor may take after the deadline, beside the grace between SIGTERM and SIGKILL."""
+AFTER_SECONDS = 1.5
+"""What the supervisor may take after the deadline, beside the grace between SIGTERM and SIGKILL: a look at what hangs,
+the bounded reap, the report."""
 CANCEL_SECONDS = 1.0
 
 BOOT = """
@@ -118,13 +119,28 @@ class _Handles:
             return False
         return True
 
+    def abandon(self) -> None:
+        """Nobody holds the probe any more: its supervisor ends it and removes its files."""
+        if os.getpid() != self.owner:
+            return
+        self.launched.wait(1.0)  # an interpreter that exits would cut the launch in half
+        self.call_off(forget=True)
+        self._close_done()
+        try:
+            threading.Thread(target=self.reap, args=(5.0,), name="llmguard-reap", daemon=True).start()
+        except RuntimeError:  # the interpreter is on its way out: the system will reap
+            return
+
+    def _close_done(self) -> None:
+        if self.done >= 0:
+            os.close(self.done)
+            self.done = -1
+
     def close(self) -> None:
         """Let go of everything; the files too."""
         self.call_off()
         self.closed = True
-        if self.done >= 0:
-            os.close(self.done)
-            self.done = -1
+        self._close_done()
         if self.launched.is_set() and self.folder:
             scratch.remove(self.folder)
 
@@ -140,10 +156,10 @@ class Probe:
         self.spec = spec
         self._handles = _Handles(spec)
         self._started = time.monotonic()
-        self._bound = self._started + spec.timeout + spec.kill_grace + REAP_SECONDS + SLACK_SECONDS
+        self._bound = self._started + spec.timeout + spec.kill_grace + AFTER_SECONDS
         self._lock = threading.RLock()
         self._result: ProbeResult | None = None
-        self._forget = weakref.finalize(self, self._handles.call_off, True)
+        self._forget = weakref.finalize(self, self._handles.abandon)
         threading.Thread(target=self._handles.launch, name="llmguard-probe", daemon=True).start()
 
     def __enter__(self) -> Probe:
@@ -196,32 +212,30 @@ class Probe:
         try:
             if not handles.launched.is_set() or handles.process is None:
                 return self._unreachable()
-            notes = () if ended and handles.reap(1.0) else (self._end_the_supervisor(),)
-            result = result_of(self.spec, handles.folder, time.monotonic() - self._started, notes)
-            return result if result.observed.ended else self._orphaned(result)
+            late = "" if ended else self._end_the_supervisor()
+            handles.reap(1.0)
+            result = result_of(self.spec, handles.folder, time.monotonic() - self._started)
+            return result if result.observed.ended else self._without_report(result, late)
         finally:
             self._forget.detach()
             handles.close()
 
     def _end_the_supervisor(self) -> str:
-        """It is late: end it, and all that carries the probe's mark."""
         process = self._handles.process
         if process is not None:
             process.kill()
-            self._handles.reap(0.2)
-        ended = len(sweep(self.spec.nonce))
-        return f"the supervisor did not answer in time; {ended} processes were ended by their mark"
+        return "the supervisor did not answer in time"
 
-    def _orphaned(self, result: ProbeResult) -> ProbeResult:
-        """The supervisor is gone without a report: clean up after it and say what it said last."""
+    def _without_report(self, result: ProbeResult, late: str) -> ProbeResult:
+        """The supervisor is gone: end what carries the probe's mark, and tell what the supervisor said last."""
         ended = sweep(self.spec.nonce)
         try:
             log = Path(self._handles.folder, "supervisor.log").read_text("utf-8", "replace")
         except OSError:
             log = ""
         said = log.strip().splitlines()[-1:] or ["nothing"]
-        marked = f"{len(ended)} processes were ended by their mark"
-        note = f"the supervisor ended without a report ({said[0]}); {marked}"
+        why = late or f"the supervisor ended without a report ({said[0]})"
+        note = f"{why}; {len(ended)} processes were ended by their mark"
         seen = replace(result.observed, notes=(*result.observed.notes, note))
         return replace(result, verdict=Verdict.UNKNOWN, observed=seen)
 

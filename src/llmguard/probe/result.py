@@ -151,7 +151,7 @@ class ProbeResult:
 
     `seconds` is wall time, `output` the newest part of what it printed, `stack` its Python stack where it
     hung or crashed, `leftovers` what it left alive when it ended by itself, `survivors` what could not be
-    ended.
+    ended, `mount` the mount of the file that it hung for.
     """
 
     verdict: Verdict
@@ -168,6 +168,7 @@ class ProbeResult:
     observed: Observed = Observed()
     leftovers: tuple[Left, ...] = ()
     survivors: tuple[Survivor, ...] = ()
+    mount: str = ""
 
     @property
     def ok(self) -> bool:

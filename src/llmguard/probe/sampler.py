@@ -20,7 +20,7 @@ __all__ = ["Sample", "Sampler", "Window"]
 _MOVED_BYTES = 64 * 1024
 """Bytes read or written since the last progress that count as progress: above what a polling loop reads,
 below a module."""
-_BUSY_SHARE, _BUSY_SECONDS = 0.1, 0.3
+_BUSY_SHARE, _BUSY_SECONDS = 0.1, 0.05
 _MOST_THREADS = 64
 HERTZ = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")

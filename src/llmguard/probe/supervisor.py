@@ -24,7 +24,7 @@ from llmguard.probe.sampler import Sample, Sampler, Window
 
 __all__ = ["main"]
 
-REAP_SECONDS = 1.0
+REAP_SECONDS = 0.8
 """How long a process may take to die of SIGKILL before it is abandoned."""
 STRAGGLER_SECONDS = 0.2
 """How long the children of a probe that has ended may take to follow it before they are called leftovers."""
@@ -42,7 +42,7 @@ class Supervisor:
         self.status: int | None = None
         self.started = time.monotonic()
         self.exec_errno: int | None = None
-        self.executed = False
+        self.executed = self.terminated = False
         self.peak_rss = self.peak_processes = 0
         self.notes: list[str] = []
 
@@ -51,6 +51,7 @@ class Supervisor:
         self._become_subreaper()
         ooms = kernel.oom_kills()
         self.wake = kernel.wake_on_children()
+        signal.signal(signal.SIGTERM, self._told_to_end)
         self.child, self.exec_pipe = self._start()
         paths = (f"{self.folder}/beats", self.spec["progress_file"], f"{self.folder}/output")
         self.sampler = Sampler(self.child, *paths)
@@ -92,7 +93,7 @@ class Supervisor:
 
     def _become_child(self) -> None:
         os.setsid()
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         kernel.die_with_parent(self.own)
@@ -118,7 +119,7 @@ class Supervisor:
             if self.status is not None:
                 return "exit" if self.exec_errno is None else "exec"
             if self._called_off():
-                return "cancel" if os.getppid() == self.parent else "orphaned"
+                return "orphaned" if self.terminated or os.getppid() != self.parent else "cancel"
             if time.monotonic() >= deadline:
                 return "deadline"
             if time.monotonic() >= look:
@@ -143,8 +144,12 @@ class Supervisor:
             text = os.read(self.exec_pipe, 64)
             self.executed, self.exec_errno = True, int(text) if text else None
 
+    def _told_to_end(self, *_: object) -> None:
+        """A probe around this one ends: there is no time for grace, and nobody will read the report."""
+        self.terminated, self.spec["kill_grace"] = True, 0
+
     def _called_off(self) -> bool:
-        if os.getppid() != self.parent:
+        if self.terminated or os.getppid() != self.parent:
             return True
         ready, _, _ = select.select([self.lifeline], [], [], 0)
         return bool(ready)
@@ -250,7 +255,7 @@ class Supervisor:
         }  # fmt: skip
 
     def _report(self, found: dict[str, object]) -> None:
-        if os.getppid() != self.parent or self._told_to_forget():
+        if self.terminated or os.getppid() != self.parent or self._told_to_forget():
             return self._forget()
         path = f"{self.folder}/observed.json"
         with open(f"{path}.new", "w", encoding="utf-8") as file:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from llmguard.probe import waits
 from llmguard.probe.result import Failure, Observed, Survivor, Thread, Verdict
 
-__all__ = ["Case", "deciding", "judge", "out_of_resources"]
+__all__ = ["Case", "deciding", "hung_file", "judge", "out_of_resources"]
 
 _RESOURCE_ERRNOS = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RESOURCE_TEXTS = (
@@ -25,7 +25,7 @@ _BY_END = {
 }  # fmt: skip
 _SHORTEST_SILENCE, _SILENT_SHARE = 0.3, 0.25
 """A deadline finds a probe hung when it has been silent for this share of its patience; else it was slow."""
-_BUSY_SHARE, _POLLS_A_SECOND, _FEW_SWITCHES = 0.5, 1.0, 2
+_BUSY_SHARE, _CROWDED_SHARE, _POLLS_A_SECOND, _FEW_SWITCHES = 0.5, 0.05, 1.0, 2
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def judge(case: Case) -> Verdict:
     """The verdict."""
     verdict = _judge(case)
     # a process that hangs in a file system and cannot be killed for it is told by its cause
-    return Verdict.UNKILLABLE if case.survivors and verdict is not Verdict.HUNG_FS else verdict
+    told_by_cause = verdict in (Verdict.HUNG_FS, Verdict.INTERPRETER_UNREACHABLE)
+    return Verdict.UNKILLABLE if case.survivors and not told_by_cause else verdict
 
 
 def _judge(case: Case) -> Verdict:
@@ -95,9 +96,9 @@ def _still_running(seen: Observed, patience: float) -> Verdict:
         return Verdict.TIMEOUT if window.last_progress == "computing" else Verdict.PROGRESSING_SLOW
     if _mostly(seen, "T", "t"):
         return Verdict.STOPPED
-    if window.cpu_seconds >= _BUSY_SHARE * window.seconds:
-        return Verdict.SPIN
-    return _waiting(seen)
+    # on a busy machine a loop gets less than it wants, but it wants all the time
+    share = _CROWDED_SHARE if _mostly(seen, "R") else _BUSY_SHARE
+    return Verdict.SPIN if window.cpu_seconds >= share * window.seconds else _waiting(seen)
 
 
 def _mostly(seen: Observed, *states: str) -> bool:
@@ -130,3 +131,9 @@ def deciding(threads: tuple[Thread, ...]) -> tuple[Thread, ...]:
     others = tuple(thread for thread in threads if thread.pid != threads[0].pid)
     waits_for_child = waits.family(own[0].wchan) == waits.CHILD
     return deciding(others) if waits_for_child and others else own
+
+
+def hung_file(seen: Observed, survivors: tuple[Survivor, ...] = ()) -> tuple[str, str]:
+    """The call and the file that a hung probe waits for, "" where unknown."""
+    waiting: list[Thread | Survivor] = [*deciding(seen.threads), *survivors]
+    return next(((one.call, one.file) for one in waiting if one.file), ("", ""))
