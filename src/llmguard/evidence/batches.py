@@ -10,16 +10,11 @@ from llmguard.collect.columns import load_columns
 from llmguard.encoded import Batches, Encoded
 from llmguard.errors import EvidenceError, LLMGuardError, MissingEvidence
 from llmguard.evidence import Evidence
-from llmguard.project import Project
+from llmguard.evidence.targets import batches as targets
 
 __all__ = ["provide", "targets"]
 
 LINE = 'add `[pipeline] collate = "module:function"` or `[pipeline] trainer = "module:function"` to llmguard.toml'
-
-
-def targets(project: Project) -> list[str]:
-    """`collate` and `trainer`, as far as the project names them."""
-    return [name for name in ("collate", "trainer") if getattr(project.schema.pipeline, name)]
 
 
 def provide(evidence: Evidence, target: str) -> Batches:

@@ -11,21 +11,13 @@ from llmguard.encoded import Batches, Encoded, as_encoded
 from llmguard.errors import EvidenceError, LLMGuardError, MissingEvidence, UsageError
 from llmguard.evidence import Evidence
 from llmguard.evidence.matching import matched
+from llmguard.evidence.targets import encoded as targets
 from llmguard.packing import unpacked
-from llmguard.project import Project
 
 __all__ = ["provide", "targets"]
 
 LINE = 'add `[pipeline] encode = "module:function"`, `[pipeline] trainer = …` or `[data] encoded = "folder"` to llmguard.toml'
 TRAINER = {"trainer": "batches.trainer.npz", "trainer-eval": "batches.trainer-eval.npz"}
-
-
-def targets(project: Project) -> list[str]:
-    """Where encoded rows come from: splits through `encode`, the prepared folder (by its name), the Trainer."""
-    schema = project.schema
-    found = [s for s in project.splits if s != "test"] if schema.pipeline.encode else []
-    found += [schema.data.encoded] if schema.data.encoded else []
-    return [*found, *(name for name in ("collate", "trainer") if getattr(schema.pipeline, name))]
 
 
 def provide(evidence: Evidence, target: str) -> Encoded:

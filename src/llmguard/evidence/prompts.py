@@ -12,6 +12,7 @@ import numpy as np
 from llmguard.collect.child import sampled
 from llmguard.errors import MissingEvidence
 from llmguard.evidence import Evidence
+from llmguard.evidence.targets import splits as targets
 from llmguard.formats.chat import TemplateError
 from llmguard.project import Project
 from llmguard.ragged import Ints, Ragged
@@ -37,11 +38,6 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.source)
-
-
-def targets(project: Project) -> list[str]:
-    """The splits that have prompts."""
-    return project.splits
 
 
 def provide(evidence: Evidence, target: str) -> Prompts:
