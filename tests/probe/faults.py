@@ -120,7 +120,11 @@ for number in range(100000):
     time.sleep(0.1)
     importlib.import_module(f'torch.part_{number}')
 """,
-    "grows_a_thread_pool": "import threading, time\nfor _ in range(5):\n    threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()",
+    "grows_a_thread_pool": """
+import threading, time
+for _ in range(5):
+    threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
+""",
     "too_many_threads": 'raise RuntimeError("can\'t start new thread")',
     "raises": "raise ValueError('CUDA_HOME is set to a folder that does not exist')",
 }
