@@ -21,7 +21,18 @@ CONTROL: tuple[str, ...] = (
 """Texts that only a chat template writes."""
 
 SPLIT_CANDIDATES: tuple[str, ...] = tuple(
-    dict.fromkeys((*ENDS, "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", "<|begin_of_text|>", "<start_of_turn>", "<bos>", "<s>"))
+    dict.fromkeys(
+        (
+            *ENDS,
+            "<|im_start|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|begin_of_text|>",
+            "<start_of_turn>",
+            "<bos>",
+            "<s>",
+        )
+    )
 )
 """Texts that are one id wherever they mean something: as several pieces they are only letters."""
 

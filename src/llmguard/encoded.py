@@ -18,7 +18,16 @@ __all__ = ["IGNORE_INDEX", "Batches", "Encoded", "as_batches", "as_encoded"]
 IGNORE_INDEX = -100
 """The label that cross-entropy leaves out (torch.nn.CrossEntropyLoss, `ignore_index`)."""
 
-COLUMNS = ("input_ids", "labels", "attention_mask", "position_ids", "completion_mask", "assistant_masks", "seq_lengths", "token_type_ids")
+COLUMNS = (
+    "input_ids",
+    "labels",
+    "attention_mask",
+    "position_ids",
+    "completion_mask",
+    "assistant_masks",
+    "seq_lengths",
+    "token_type_ids",
+)
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,9 @@ def as_batches(value: Any, before: Encoded | None = None) -> Batches:
 
 def _columns_of(value: Any) -> dict[str, Any]:
     if hasattr(value, "column_names"):  # an Arrow table, or datasets.Dataset over one
-        table = value.data.table if hasattr(value, "data") and getattr(value, "_indices", None) is None else value
+        table = (
+            value.data.table if hasattr(value, "data") and getattr(value, "_indices", None) is None else value
+        )
         if hasattr(table, "column"):
             return {n: table.column(n) for n in value.column_names if n in COLUMNS}
         return {n: value[n] for n in value.column_names if n in COLUMNS}

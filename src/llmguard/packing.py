@@ -19,7 +19,9 @@ def document_starts(encoded: Encoded) -> Ints | None:
         lengths = encoded.columns["seq_lengths"]
         if np.array_equal(lengths.count(np.ones(len(lengths.values), bool)) > 0, ids.lengths > 0):
             within = np.cumsum(lengths.values) - lengths.values
-            first = within - np.repeat(within[lengths.offsets[:-1].clip(0, max(len(within) - 1, 0))], lengths.lengths)
+            first = within - np.repeat(
+                within[lengths.offsets[:-1].clip(0, max(len(within) - 1, 0))], lengths.lengths
+            )
             return np.asarray(np.repeat(ids.offsets[:-1], lengths.lengths) + first)
     positions = encoded.columns.get("position_ids")
     if positions is not None and positions.same_shape(ids):

@@ -21,7 +21,9 @@ class Hits:
     examples: tuple[Mapping[str, Any], ...] = ()
 
     def __add__(self, other: Hits) -> Hits:
-        both = sorted((*self.examples, *other.examples), key=lambda e: (str(e.get("file", "")), e.get("row", 0)))
+        both = sorted(
+            (*self.examples, *other.examples), key=lambda e: (str(e.get("file", "")), e.get("row", 0))
+        )
         return Hits(self.rows + other.rows, self.things + other.things, tuple(both[:FIRST]))
 
 

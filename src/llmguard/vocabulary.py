@@ -128,7 +128,11 @@ def _build(tokenizer: Any) -> Vocabulary:
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     size = max(vocabulary.values(), default=-1) + 1
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    decoder = str(json.loads(backend.decoder.__getstate__())) if backend is not None and backend.decoder is not None else ""
+    decoder = (
+        str(json.loads(backend.decoder.__getstate__()))
+        if backend is not None and backend.decoder is not None
+        else ""
+    )
     metaspace = "ByteLevel" not in decoder
     to_bytes = _from_wordpiece if "WordPiece" in decoder else _from_pieces if metaspace else _from_byte_level
     pieces: list[bytes] = [b""] * size

@@ -70,7 +70,9 @@ def _align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any) -> Align
     text = flat.tobytes()
     targets = _targets(encoded, rows, tokenizer, template, vocabulary)
     placed = [
-        Placed(Cut.NO_TURNS, [Stretch(0, Kind.UNKNOWN)]) if t is None else place(text[row_ends[i] : row_ends[i + 1]], t)
+        Placed(Cut.NO_TURNS, [Stretch(0, Kind.UNKNOWN)])
+        if t is None
+        else place(text[row_ends[i] : row_ends[i + 1]], t)
         for i, t in enumerate(targets)
     ]
     terminator = _common_ending(placed)
@@ -86,24 +88,47 @@ def _answers(target: Target | None) -> int:
     return sum(answer for answer, _ in target.contents) if target else 0
 
 
-def _targets(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any, vocabulary: Vocabulary) -> list[Target | None]:
+def _targets(
+    encoded: Encoded, rows: Rows, tokenizer: Any, template: Any, vocabulary: Vocabulary
+) -> list[Target | None]:
     ends = _ends(tokenizer, template)
     bos = squeeze(tokenizer.bos_token) if getattr(tokenizer, "bos_token", None) else b""
     return [
-        _target(rows.turns[s], template, vocabulary, ends, bos) if 0 <= s < len(rows) else None for s in encoded.source.tolist()
+        _target(rows.turns[s], template, vocabulary, ends, bos) if 0 <= s < len(rows) else None
+        for s in encoded.source.tolist()
     ]
 
 
 def _ends(tokenizer: Any, template: Any) -> list[bytes]:
     """What may end a response: the format's own terminator, EOS, and any control token that is no opening marker."""
-    own = squeeze(template.terminator).lstrip(b"\t\n\r") if template is not None and template.terminator else b""
+    own = (
+        squeeze(template.terminator).lstrip(b"\t\n\r")
+        if template is not None and template.terminator
+        else b""
+    )
     eos = squeeze(tokenizer.eos_token) if tokenizer.eos_token else b""
-    others = [squeeze(t) for t in control_tokens(tokenizer) if t not in (tokenizer.bos_token, tokenizer.pad_token)]
-    opening = (b"start", b"user", b"assistant", b"system", b"header", b"[INST]", b"begin", b"fim", b"think", b"tool", b"func")
+    others = [
+        squeeze(t) for t in control_tokens(tokenizer) if t not in (tokenizer.bos_token, tokenizer.pad_token)
+    ]
+    opening = (
+        b"start",
+        b"user",
+        b"assistant",
+        b"system",
+        b"header",
+        b"[INST]",
+        b"begin",
+        b"fim",
+        b"think",
+        b"tool",
+        b"func",
+    )
     return [e for e in (own, eos, *(o for o in others if not any(w in o.lower() for w in opening))) if e]
 
 
-def _target(turns: tuple[Turn, ...] | None, template: Any, vocabulary: Vocabulary, ends: list[bytes], bos: bytes) -> Target | None:
+def _target(
+    turns: tuple[Turn, ...] | None, template: Any, vocabulary: Vocabulary, ends: list[bytes], bos: bytes
+) -> Target | None:
     if not turns or not any(t.role == "assistant" for t in turns):
         return None
     pieces: list[Piece] = []
@@ -121,7 +146,11 @@ def _target(turns: tuple[Turn, ...] | None, template: Any, vocabulary: Vocabular
 def _common_ending(placed: Sequence[Placed]) -> bytes:
     """The text that most rows end with, where none of them ends with a control token (`\\nEND` and its like)."""
     whole = [p for p in placed if p.cut in (Cut.EXACT, Cut.LOCATED)]
-    if any(s.kind is Kind.TERMINATOR and t.start > s.start for p in whole for s, t in zip(p.stretches, p.stretches[1:], strict=False)):
+    if any(
+        s.kind is Kind.TERMINATOR and t.start > s.start
+        for p in whole
+        for s, t in zip(p.stretches, p.stretches[1:], strict=False)
+    ):
         return b""
     endings = Counter(p.remainder for p in whole if p.remainder.strip())
     if not endings or len(whole) < 3:
@@ -135,7 +164,11 @@ def _with_terminator(placed: Placed, terminator: bytes) -> Placed:
         return placed
     stop = end_of_terminator(placed.remainder, [terminator])
     end = placed.stretches[-2]
-    found = [*placed.stretches[:-2], replace(end, kind=Kind.TERMINATOR if stop else Kind.TAIL), Stretch(end.start + stop, Kind.TAIL, end.turn)]
+    found = [
+        *placed.stretches[:-2],
+        replace(end, kind=Kind.TERMINATOR if stop else Kind.TAIL),
+        Stretch(end.start + stop, Kind.TAIL, end.turn),
+    ]
     return replace(placed, stretches=found)
 
 
@@ -143,7 +176,10 @@ def _kinds(
     placed: Sequence[Placed], ends: Ints, row_ends: Ints, encoded: Encoded, vocabulary: Vocabulary
 ) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """Kind and turn of every token from the stretch that its first and its last byte lie in."""
-    bounds = np.concatenate([[s.start for s in p.stretches] + row_ends[i] for i, p in enumerate(placed)] or [np.zeros(1, np.int64)])
+    bounds = np.concatenate(
+        [[s.start for s in p.stretches] + row_ends[i] for i, p in enumerate(placed)]
+        or [np.zeros(1, np.int64)]
+    )
     kinds = np.array([s.kind for p in placed for s in p.stretches] or [Kind.UNKNOWN], dtype=np.uint8)
     turns = np.array([s.turn for p in placed for s in p.stretches] or [-1], dtype=np.int16)
     lengths = np.diff(np.concatenate(([0], ends)))
@@ -175,7 +211,11 @@ def _straddling(kind: Any, turn: Any, kinds: Any, turns: Any, first: Ints, last:
     crosses = first != last
     into = crosses & np.isin(after, answer) & (before == Kind.PROMPT)
     kind[into], turn[into] = Kind.STRADDLE, turns[last][into]
-    blank_into = crosses & np.isin(after, answer) & np.isin(before, (Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM))
+    blank_into = (
+        crosses & np.isin(after, answer) & np.isin(before, (Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM))
+    )
     kind[blank_into], turn[blank_into] = Kind.RESPONSE, turns[last][blank_into]
-    held = crosses & (before == Kind.PROMPT) & np.isin(after, (Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM))
+    held = (
+        crosses & (before == Kind.PROMPT) & np.isin(after, (Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM))
+    )
     kind[held] = Kind.PROMPT

@@ -67,7 +67,9 @@ def place(row: bytes, target: Target) -> Placed:
 
 def _body(target: Target) -> list[tuple[Kind, int, bytes]]:
     """The pieces up to the end of the last response; what follows it is judged by what is there."""
-    last = max((i for i, p in enumerate(target.pieces) if p[0] in (Kind.RESPONSE, Kind.BLANK_WITHIN)), default=-1)
+    last = max(
+        (i for i, p in enumerate(target.pieces) if p[0] in (Kind.RESPONSE, Kind.BLANK_WITHIN)), default=-1
+    )
     return list(target.pieces[: last + 1])
 
 
@@ -89,10 +91,22 @@ def _laid_out(row: bytes, pieces: Sequence[tuple[Kind, int, bytes]], at: int, ta
     return _finished(Cut.EXACT, row, stretches, position, pieces[-1][1], target)
 
 
-def _finished(cut: Cut, row: bytes, stretches: list[Stretch], end: int, turn: int, target: Target, lost: tuple[int, ...] = ()) -> Placed:
+def _finished(
+    cut: Cut,
+    row: bytes,
+    stretches: list[Stretch],
+    end: int,
+    turn: int,
+    target: Target,
+    lost: tuple[int, ...] = (),
+) -> Placed:
     rest = row[end:]
     stop = end_of_terminator(rest, target.ends)
-    found = [*stretches, Stretch(end, Kind.TERMINATOR if stop else Kind.TAIL, turn), Stretch(end + stop, Kind.TAIL, turn)]
+    found = [
+        *stretches,
+        Stretch(end, Kind.TERMINATOR if stop else Kind.TAIL, turn),
+        Stretch(end + stop, Kind.TAIL, turn),
+    ]
     return Placed(cut, found, rest, lost)
 
 
@@ -173,7 +187,9 @@ def _around(row: bytes, at: int, length: int, turn: int, target: Target) -> list
     ]
 
 
-def _without(row: bytes, text: bytes, stretches: list[Stretch], cursor: int, turn: int, lost: tuple[int, ...]) -> Placed:
+def _without(
+    row: bytes, text: bytes, stretches: list[Stretch], cursor: int, turn: int, lost: tuple[int, ...]
+) -> Placed:
     start = row.rfind(text[:12], cursor) if len(text) >= 4 else -1
     if start >= 0 and len(os.path.commonprefix([row[start:], text])) == len(row) - start:
         return Placed(Cut.CUT_RIGHT, [*stretches, Stretch(start, Kind.RESPONSE, turn)], b"", lost[:-1])

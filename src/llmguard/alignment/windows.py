@@ -11,7 +11,9 @@ from llmguard.formats import Kind
 __all__ = ["window"]
 
 
-def window(encoded: Encoded, alignment: Alignment | None, row: int, token: int, *, around: int = 6) -> list[dict[str, Any]]:
+def window(
+    encoded: Encoded, alignment: Alignment | None, row: int, token: int, *, around: int = 6
+) -> list[dict[str, Any]]:
     """Tokens `token - around` to `token + around` of a row: JSON-safe mappings with text, id, label, kind, trained."""
     start = int(encoded.input_ids.offsets[row])
     ids = encoded.input_ids[row]
@@ -20,7 +22,9 @@ def window(encoded: Encoded, alignment: Alignment | None, row: int, token: int, 
     return [_token(encoded, alignment, start, ids, labels, i) for i in range(lo, hi)]
 
 
-def _token(encoded: Encoded, alignment: Alignment | None, start: int, ids: Any, labels: Any, i: int) -> dict[str, Any]:
+def _token(
+    encoded: Encoded, alignment: Alignment | None, start: int, ids: Any, labels: Any, i: int
+) -> dict[str, Any]:
     text = alignment.vocabulary.bytes_of(ids[i : i + 1]).decode("utf-8", "replace") if alignment else ""
     return {
         "text": text or "\u2423",

@@ -11,7 +11,13 @@ from llmguard.encoded import IGNORE_INDEX, Batches, Encoded, as_batches, as_enco
 from llmguard.findings import Where, error
 from llmguard.ragged import Ragged
 
-__all__ = ["batch_padding_is_masked", "batches_carry_labels", "batches_keep_every_row", "collator_attends_to_content", "collator_keeps_labels"]
+__all__ = [
+    "batch_padding_is_masked",
+    "batches_carry_labels",
+    "batches_keep_every_row",
+    "collator_attends_to_content",
+    "collator_keeps_labels",
+]
 
 
 def _where(batches: Batches, row: int) -> Where:
@@ -25,8 +31,14 @@ def _matched(encoded: Encoded, batches: Batches) -> list[tuple[int, Any, Any, in
     for row in range(min(len(encoded), len(after))):
         start = _offset(encoded.input_ids[row], after.input_ids[row])
         length = min(len(encoded.input_ids[row]), len(after.input_ids[row]) - start)
-        if start >= 0 and encoded.labels.same_shape(encoded.input_ids) and after.labels.same_shape(after.input_ids):
-            found.append((row, encoded.labels[row][:length], after.labels[row][start : start + length], length))
+        if (
+            start >= 0
+            and encoded.labels.same_shape(encoded.input_ids)
+            and after.labels.same_shape(after.input_ids)
+        ):
+            found.append(
+                (row, encoded.labels[row][:length], after.labels[row][start : start + length], length)
+            )
     return found
 
 
@@ -70,7 +82,11 @@ def collator_keeps_labels(encoded: Any, batches: Any) -> Yields:
                 remedy="use a collator that pads labels with -100 and leaves the rest (DataCollatorForSeq2Seq, TRL's collators), and a pad token that is not EOS",
                 expected=str(pairs[[p[0] for p in pairs].index(row)][1][-12:].tolist()),
                 actual=str(pairs[[p[0] for p in pairs].index(row)][2][-12:].tolist()),
-                evidence={"rows": [r for r, _ in bad[:5]], "collator": collator, "tokens": _tokens(before, after, row)},
+                evidence={
+                    "rows": [r for r, _ in bad[:5]],
+                    "collator": collator,
+                    "tokens": _tokens(before, after, row),
+                },
             )
     return len(pairs)
 
@@ -82,7 +98,13 @@ def _tokens(before: Encoded, after: Batches, row: int) -> list[dict[str, Any]]:
     first = int(np.argmax(had[: len(now)] != now))
     window = range(max(0, first - 6), min(len(now), first + 7))
     return [
-        {"text": "", "id": int(ids[i]), "label": int(now[i]), "kind": "kept" if had[i] == now[i] else "changed", "trained": bool(now[i] != IGNORE_INDEX)}
+        {
+            "text": "",
+            "id": int(ids[i]),
+            "label": int(now[i]),
+            "kind": "kept" if had[i] == now[i] else "changed",
+            "trained": bool(now[i] != IGNORE_INDEX),
+        }
         for i in window
     ]
 
@@ -114,7 +136,11 @@ def batches_carry_labels(batches: Any, encoded: Any = None) -> Yields:
 def batch_padding_is_masked(batches: Any) -> Yields:
     """Padding in batches has attention 0 and the label -100."""
     after = as_batches(batches).padded
-    wrong = ~after.attended & after.trained if after.has_labels else np.zeros(len(after.input_ids.values), dtype=bool)
+    wrong = (
+        ~after.attended & after.trained
+        if after.has_labels
+        else np.zeros(len(after.input_ids.values), dtype=bool)
+    )
     rows = np.flatnonzero(after.input_ids.count(wrong))
     if len(rows):
         yield error(
@@ -160,7 +186,11 @@ def collator_attends_to_content(encoded: Any, batches: Any) -> Yields:
 
 
 def _padded_rows(before: Encoded, after: Batches) -> list[int]:
-    return [r for r in range(min(len(before), len(after))) if len(after.padded.input_ids[r]) > len(before.input_ids[r])]
+    return [
+        r
+        for r in range(min(len(before), len(after)))
+        if len(after.padded.input_ids[r]) > len(before.input_ids[r])
+    ]
 
 
 def _attention(before: Encoded, after: Batches, mask: Ragged) -> tuple[list[int], list[int]]:
@@ -172,7 +202,9 @@ def _attention(before: Encoded, after: Batches, mask: Ragged) -> tuple[list[int]
             continue
         inside = np.zeros(len(wide), dtype=bool)
         inside[start : start + len(ids)] = True
-        wanted = before.attended[before.input_ids.offsets[row] : before.input_ids.offsets[row + 1]][: int(inside.sum())]
+        wanted = before.attended[before.input_ids.offsets[row] : before.input_ids.offsets[row + 1]][
+            : int(inside.sum())
+        ]
         hidden += [row] if (mask[row][inside] == 0)[wanted].any() else []
         shown += [row] if (mask[row][~inside] != 0).any() else []
     return hidden, shown
@@ -183,7 +215,10 @@ def batches_keep_every_row(batches: Any) -> Yields:
     """As many rows come out of the collator as went in (packing collators, which make one row of several, tell by position_ids)."""
     after = as_batches(batches)
     went_in = after.facts.get("rows_in")
-    packed = {"position_ids", "seq_lengths", "cu_seq_lens_q"} & {*after.padded.columns, *after.facts.get("batch_keys", {}).get("train", [])}
+    packed = {"position_ids", "seq_lengths", "cu_seq_lens_q"} & {
+        *after.padded.columns,
+        *after.facts.get("batch_keys", {}).get("train", []),
+    }
     if isinstance(went_in, int) and went_in != len(after) and not packed:
         yield error(
             _where(after, 0),

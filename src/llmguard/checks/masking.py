@@ -49,7 +49,13 @@ def every_row_has_a_supervised_token(encoded: Any, rows: Any = None) -> Tally:
     if not found.has_labels:
         return Tally()
     bare = found.input_ids.count(found.trained) == 0
-    return masks_tally(found, len(found), bare=row_hits(found, as_rows(rows) if rows is not None else None, bare, length=found.input_ids.lengths))
+    return masks_tally(
+        found,
+        len(found),
+        bare=row_hits(
+            found, as_rows(rows) if rows is not None else None, bare, length=found.input_ids.lengths
+        ),
+    )
 
 
 @every_row_has_a_supervised_token.explain
@@ -85,7 +91,12 @@ def labels_are_not_shifted(encoded: Any, rows: Any = None) -> Tally:
     behind[1:] = wrong[1:] & (labels.values[1:] == ids.values[:-1])
     many = ids.count(wrong) * 2 > np.maximum(ids.count(trained), 1)
     shifted = _per_token(found, many) & (ahead | behind)
-    return masks_tally(found, len(found), shifted=hits(found, source, shifted), other=hits(found, source, wrong & ~_per_token(found, many)))
+    return masks_tally(
+        found,
+        len(found),
+        shifted=hits(found, source, shifted),
+        other=hits(found, source, wrong & ~_per_token(found, many)),
+    )
 
 
 @labels_are_not_shifted.explain
@@ -111,7 +122,9 @@ def _shifted_labels(tally: Tally) -> Iterator[Finding]:
 
 
 @row_check
-def every_prompt_token_is_masked(encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses") -> Tally:
+def every_prompt_token_is_masked(
+    encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses"
+) -> Tally:
     """No token of a prompt (system, user, tool turns, role headers) is trained, unless the project says `train_on = "all"`.
 
     White space alone at the seam is a warning; what a template writes between generation prompt and response (an empty
@@ -123,11 +136,24 @@ def every_prompt_token_is_masked(encoded: Any, rows: Any, tokenizer: Any, templa
     judged = _per_token(found, alignment.matched)
     wrong = alignment.of(Kind.PROMPT) & found.trained & judged
     if train_on == "last":
-        wrong |= alignment.of(Kind.RESPONSE, Kind.TERMINATOR) & found.trained & judged & ~_last_turn(found, alignment)
+        wrong |= (
+            alignment.of(Kind.RESPONSE, Kind.TERMINATOR)
+            & found.trained
+            & judged
+            & ~_last_turn(found, alignment)
+        )
     blank = alignment.of(Kind.BLANK_BEFORE) & found.trained & judged
-    everything = (found.input_ids.count(wrong) > 0) & (found.input_ids.count(found.trained) == found.input_ids.lengths)
+    everything = (found.input_ids.count(wrong) > 0) & (
+        found.input_ids.count(found.trained) == found.input_ids.lengths
+    )
     all_rows = row_hits(found, source, everything, alignment)
-    return masks_tally(found, int(alignment.matched.sum()), prompt=hits(found, source, wrong, alignment), seam=hits(found, source, blank, alignment), all=all_rows)
+    return masks_tally(
+        found,
+        int(alignment.matched.sum()),
+        prompt=hits(found, source, wrong, alignment),
+        seam=hits(found, source, blank, alignment),
+        all=all_rows,
+    )
 
 
 def _last_turn(encoded: Encoded, alignment: Alignment) -> Any:
@@ -140,13 +166,17 @@ def _trained_prompts(tally: Tally) -> Iterator[Finding]:
     if prompt.rows:
         whole = tally["all"].rows
         each = prompt.things / prompt.rows
-        cause = "labels are a copy of input_ids" if whole * 2 > prompt.rows else "the boundary is off: a prompt length from another template, another tokenizer, other special tokens, or len() of a mapping"
+        cause = (
+            "labels are a copy of input_ids"
+            if whole * 2 > prompt.rows
+            else "the boundary is off: a prompt length from another template, another tokenizer, other special tokens, or len() of a mapping"
+        )
         yield error(
             first_where(prompt),
             what=f"{tally.rate('prompt')} train tokens of their prompt ({prompt.things:,} tokens, {each:.1f} a row; {names_of(prompt)})",
             why="the model learns to write prompts, and long prompts drown the responses in the loss",
             cause=cause,
-            remedy="set labels to -100 up to where the response starts; if the whole sequence is to be trained, say so with `[pipeline] train_on = \"all\"`",
+            remedy='set labels to -100 up to where the response starts; if the whole sequence is to be trained, say so with `[pipeline] train_on = "all"`',
             expected="labels of -100 on every prompt token",
             actual=f"{prompt.things} prompt tokens trained",
             evidence=evidence_of(prompt),
@@ -163,7 +193,9 @@ def _trained_prompts(tally: Tally) -> Iterator[Finding]:
 
 
 @row_check
-def every_response_token_is_trained(encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses") -> Tally:
+def every_response_token_is_trained(
+    encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses"
+) -> Tally:
     """Every token of a response that is trained at all is trained: none is lost at its start, at its end or within.
 
     Whole turns that are not trained are told by `every_wanted_turn_is_trained`, rows without any supervised token by
@@ -177,7 +209,12 @@ def every_response_token_is_trained(encoded: Any, rows: Any, tokenizer: Any, tem
     lost = alignment.of(Kind.RESPONSE) & ~found.trained & judged
     blank = alignment.of(Kind.BLANK_WITHIN) & ~found.trained & judged
     looked_at = int((alignment.matched & (found.input_ids.count(found.trained) > 0)).sum())
-    return masks_tally(found, looked_at, lost=hits(found, source, lost, alignment), blank=hits(found, source, blank, alignment))
+    return masks_tally(
+        found,
+        looked_at,
+        lost=hits(found, source, lost, alignment),
+        blank=hits(found, source, blank, alignment),
+    )
 
 
 def _trained_turns(encoded: Encoded, alignment: Alignment) -> Any:
@@ -185,7 +222,9 @@ def _trained_turns(encoded: Encoded, alignment: Alignment) -> Any:
     turn = alignment.turn.astype(np.int64)
     width = int(turn.max(initial=0)) + 2
     key = encoded.input_ids.row_of * width + turn + 1
-    counted = np.bincount(key[encoded.trained & alignment.of(Kind.RESPONSE, Kind.STRADDLE)], minlength=len(encoded) * width)
+    counted = np.bincount(
+        key[encoded.trained & alignment.of(Kind.RESPONSE, Kind.STRADDLE)], minlength=len(encoded) * width
+    )
     return (counted[key] > 0) & (turn >= 0)
 
 
@@ -215,7 +254,9 @@ def _lost_responses(tally: Tally) -> Iterator[Finding]:
 
 
 @row_check
-def every_wanted_turn_is_trained(encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses") -> Tally:
+def every_wanted_turn_is_trained(
+    encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses"
+) -> Tally:
     """In a conversation of several responses, each of them is trained (all but the last may be masked with `train_on = "last"`)."""
     found, source, alignment = _aligned(encoded, rows, tokenizer, template)
     if not found.has_labels or train_on == "last":
@@ -224,11 +265,19 @@ def every_wanted_turn_is_trained(encoded: Any, rows: Any, tokenizer: Any, templa
     missing = alignment.of(Kind.RESPONSE) & ~_trained_turns(found, alignment) & _per_token(found, several)
     last = missing & _last_turn(found, alignment)
     rows_last = found.input_ids.count(last) > 0
-    earlier_trained = found.input_ids.count(found.trained & alignment.of(Kind.RESPONSE, Kind.STRADDLE) & ~_last_turn(found, alignment)) > 0
+    earlier_trained = (
+        found.input_ids.count(
+            found.trained & alignment.of(Kind.RESPONSE, Kind.STRADDLE) & ~_last_turn(found, alignment)
+        )
+        > 0
+    )
     only_last = several & ~rows_last & ~earlier_trained & (found.input_ids.count(missing) > 0)
     some = missing & ~_per_token(found, only_last)
     return masks_tally(
-        found, int(several.sum()), only_last=row_hits(found, source, only_last, alignment), some=hits(found, source, some, alignment)
+        found,
+        int(several.sum()),
+        only_last=row_hits(found, source, only_last, alignment),
+        some=hits(found, source, some, alignment),
     )
 
 
@@ -240,7 +289,7 @@ def _untrained_turns(tally: Tally) -> Iterator[Finding]:
             what=f"{tally.rate('some')} of several responses leave a whole response untrained ({names_of(tally['some'])})",
             why="the model learns some turns and not others, in an order that nobody chose",
             cause="a search for turn markers that misses some (the first one is tokenised otherwise), or a mask that stops at the first turn",
-            remedy="make the mask from every assistant turn's own span; say `[pipeline] train_on = \"last\"` if only the last one is meant",
+            remedy='make the mask from every assistant turn\'s own span; say `[pipeline] train_on = "last"` if only the last one is meant',
             evidence=evidence_of(tally["some"]),
         )
     if tally["only_last"].rows:
@@ -249,19 +298,26 @@ def _untrained_turns(tally: Tally) -> Iterator[Finding]:
             what=f"{tally.rate('only_last')} of several responses train the last one only",
             why="the other responses are paid for in every step and teach nothing",
             cause="a mask built for prompt and response, applied to conversations",
-            remedy="train all responses, or say `[pipeline] train_on = \"last\"`",
+            remedy='train all responses, or say `[pipeline] train_on = "last"`',
             evidence=evidence_of(tally["only_last"]),
         )
 
 
 @row_check
-def terminator_is_trained(encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses") -> Tally:
+def terminator_is_trained(
+    encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses"
+) -> Tally:
     """The token that ends a response is trained wherever the response is, so that the model learns to stop."""
     found, source, alignment = _aligned(encoded, rows, tokenizer, template)
     if not found.has_labels:
         return Tally()
     whole = alignment.matched & (alignment.status != Status.CUT_RIGHT)
-    lost = alignment.of(Kind.TERMINATOR) & ~found.trained & _per_token(found, whole) & _trained_turns(found, alignment)
+    lost = (
+        alignment.of(Kind.TERMINATOR)
+        & ~found.trained
+        & _per_token(found, whole)
+        & _trained_turns(found, alignment)
+    )
     lost &= ~alignment.vocabulary.blank[np.clip(found.input_ids.values, 0, len(alignment.vocabulary) - 1)]
     return masks_tally(found, int(whole.sum()), lost=hits(found, source, lost, alignment))
 
@@ -269,7 +325,14 @@ def terminator_is_trained(encoded: Any, rows: Any, tokenizer: Any, template: Any
 @terminator_is_trained.explain
 def _masked_terminators(tally: Tally) -> Iterator[Finding]:
     if tally["lost"].rows:
-        token = next((t for t in tally["lost"].examples[0]["tokens"] if t["kind"] == "terminator" and not t["trained"]), {})
+        token = next(
+            (
+                t
+                for t in tally["lost"].examples[0]["tokens"]
+                if t["kind"] == "terminator" and not t["trained"]
+            ),
+            {},
+        )
         yield error(
             first_where(tally["lost"]),
             what=f"{tally.rate('lost')} mask the terminator of their response ({token.get('text', '')!r}, id {token.get('id')})",
@@ -283,14 +346,23 @@ def _masked_terminators(tally: Tally) -> Iterator[Finding]:
 
 
 @row_check
-def boundary_falls_between_tokens(encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses") -> Tally:
+def boundary_falls_between_tokens(
+    encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses"
+) -> Tally:
     """No token holds the end of the prompt and the start of the response (OpenRLHF#705): either side it is counted to, it is wrong."""
     found, source, alignment = _aligned(encoded, rows, tokenizer, template)
     if not found.has_labels or train_on == "all":
         return Tally()
-    straddling = alignment.of(Kind.STRADDLE) & _per_token(found, alignment.matched & (found.input_ids.count(found.trained) > 0))
+    straddling = alignment.of(Kind.STRADDLE) & _per_token(
+        found, alignment.matched & (found.input_ids.count(found.trained) > 0)
+    )
     masked, trained = straddling & ~found.trained, straddling & found.trained
-    return masks_tally(found, int(alignment.matched.sum()), masked=hits(found, source, masked, alignment), trained=hits(found, source, trained, alignment))
+    return masks_tally(
+        found,
+        int(alignment.matched.sum()),
+        masked=hits(found, source, masked, alignment),
+        trained=hits(found, source, trained, alignment),
+    )
 
 
 @boundary_falls_between_tokens.explain
@@ -299,7 +371,11 @@ def _straddling_tokens(tally: Tally) -> Iterator[Finding]:
         found = tally[kind]
         if not found.rows:
             continue
-        side = "masked with the prompt: the first piece of the response is never learnt" if kind == "masked" else "trained: the model learns the end of the prompt too"
+        side = (
+            "masked with the prompt: the first piece of the response is never learnt"
+            if kind == "masked"
+            else "trained: the model learns the end of the prompt too"
+        )
         yield make(
             first_where(found),
             what=f"{tally.rate(kind)} have a token that holds both the end of the prompt and the start of the response; it is {side}",
@@ -311,7 +387,9 @@ def _straddling_tokens(tally: Tally) -> Iterator[Finding]:
 
 
 @row_check
-def nothing_is_trained_after_the_terminator(encoded: Any, rows: Any, tokenizer: Any, template: Any = None) -> Tally:
+def nothing_is_trained_after_the_terminator(
+    encoded: Any, rows: Any, tokenizer: Any, template: Any = None
+) -> Tally:
     """What follows the terminator (a line break of the template, a second EOS) is not trained; a note where it is."""
     found, source, alignment = _aligned(encoded, rows, tokenizer, template)
     if not found.has_labels:

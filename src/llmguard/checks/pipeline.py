@@ -20,7 +20,11 @@ def pipeline_code_runs(pipeline: Pipeline) -> Yields:
         if outcome["ok"]:
             continue
         told: dict[str, Any] = outcome["error"]
-        row = f" on row {told['row']} ({told.get('data_file')}:{told.get('data_line')})" if told.get("row") is not None else ""
+        row = (
+            f" on row {told['row']} ({told.get('data_file')}:{told.get('data_line')})"
+            if told.get("row") is not None
+            else ""
+        )
         code = f" at `{told['code']}`" if told.get("code") else ""
         yield error(
             Where(file=told.get("file"), line=told.get("line"), row=told.get("row"), key=step),
@@ -28,7 +32,9 @@ def pipeline_code_runs(pipeline: Pipeline) -> Yields:
             why="training would end here too, after the model was loaded; what depends on it cannot be checked",
             cause="a mistake in the function, a missing column, a package that is not installed, or code that hangs or crashes while it is imported",
             remedy="call the function on this row by hand, mend it, and run the checks again",
-            evidence={"error": {k: v for k, v in told.items() if isinstance(v, (str, int, float)) or v is None}},
+            evidence={
+                "error": {k: v for k, v in told.items() if isinstance(v, (str, int, float)) or v is None}
+            },
         )
     return len(pipeline.outcomes)
 

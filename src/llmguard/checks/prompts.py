@@ -17,11 +17,17 @@ from llmguard.rows import Rows, as_rows
 from llmguard.tally import FIRST, Hits, Tally
 from llmguard.vocabulary import vocabulary_of
 
-__all__ = ["built_prompt_holds_the_stored_one", "no_prompt_holds_its_own_answer", "training_starts_with_the_generation_prompt"]
+__all__ = [
+    "built_prompt_holds_the_stored_one",
+    "no_prompt_holds_its_own_answer",
+    "training_starts_with_the_generation_prompt",
+]
 
 
 @row_check
-def training_starts_with_the_generation_prompt(encoded: Any, prompts: Prompts | Any, tokenizer: Any, rows: Any = None, template: Any = None) -> Tally:
+def training_starts_with_the_generation_prompt(
+    encoded: Any, prompts: Prompts | Any, tokenizer: Any, rows: Any = None, template: Any = None
+) -> Tally:
     """The ids of the prompt as built for generation are a prefix of the ids of the training row.
 
     Rows whose start was cut off are not judged. A difference in white space alone at the seam is a warning.
@@ -32,7 +38,11 @@ def training_starts_with_the_generation_prompt(encoded: Any, prompts: Prompts | 
     if source is not None:
         status = align(found, source, tokenizer, template).status
         answers = [source.turns[int(s)] if 0 <= s < len(source) else None for s in found.source]
-        pairs = [(e, p) for e, p in pairs if status[e] != Status.CUT_LEFT and answers[e] and answers[e][-1].role == "assistant"]  # type: ignore[index]  # None was ruled out before
+        pairs = [
+            (e, p)
+            for e, p in pairs
+            if status[e] != Status.CUT_LEFT and answers[e] and answers[e][-1].role == "assistant"
+        ]  # type: ignore[index]  # None was ruled out before
     kinds: dict[str, list[dict[str, Any]]] = {"differs": [], "seam": [], "bos": []}
     for e, p in pairs:
         kind = _difference(found.input_ids[e], built.input_ids[p], tokenizer)
@@ -54,7 +64,9 @@ def _difference(row: Any, prompt: Any, tokenizer: Any) -> str:
     vocabulary = vocabulary_of(tokenizer)
     text, start = vocabulary.bytes_of(prompt), vocabulary.bytes_of(row)
     bos = vocabulary.bytes_of([tokenizer.bos_token_id]) if tokenizer.bos_token_id is not None else b""
-    if bos and (_unled(start, bos).startswith(_unled(text, bos)) and start.startswith(bos) != text.startswith(bos)):
+    if bos and (
+        _unled(start, bos).startswith(_unled(text, bos)) and start.startswith(bos) != text.startswith(bos)
+    ):
         return "bos"
     first = int(np.argmax(row[:length] != prompt[:length]))
     at_the_end = not vocabulary.bytes_of(prompt[first:]).strip() and start.startswith(text.rstrip())
@@ -67,7 +79,9 @@ def _unled(text: bytes, bos: bytes) -> bytes:
     return text
 
 
-def _example(encoded: Encoded, prompts: Prompts, rows: Rows | None, e: int, p: int, tokenizer: Any) -> dict[str, Any]:
+def _example(
+    encoded: Encoded, prompts: Prompts, rows: Rows | None, e: int, p: int, tokenizer: Any
+) -> dict[str, Any]:
     row, prompt = encoded.input_ids[e], prompts.input_ids[p]
     length = min(len(row), len(prompt))
     first = int(np.argmax(row[:length] != prompt[:length]))
@@ -79,7 +93,11 @@ def _example(encoded: Encoded, prompts: Prompts, rows: Rows | None, e: int, p: i
         "generated_ids": prompt[max(0, first - 2) : first + 4].tolist(),
     }
     source = int(encoded.source[e])
-    place = rows.example(source) if rows is not None and 0 <= source < len(rows) else {"file": encoded.name, "row": source}
+    place = (
+        rows.example(source)
+        if rows is not None and 0 <= source < len(rows)
+        else {"file": encoded.name, "row": source}
+    )
     return {**place, **shown, "made_by": prompts.made_by}
 
 
@@ -108,7 +126,9 @@ def _disagreements(tally: Tally) -> Iterator[Finding]:
 
 
 @check
-def built_prompt_holds_the_stored_one(prompts: Prompts | Any, rows: Any, tokenizer: Any, template: Any = None) -> Yields:
+def built_prompt_holds_the_stored_one(
+    prompts: Prompts | Any, rows: Any, tokenizer: Any, template: Any = None
+) -> Yields:
     """The prompt that generation builds is the one of the declared format; without one, it holds the stored prompt of its row.
 
     Judged on prompts of the user's own builder only.
@@ -117,7 +137,11 @@ def built_prompt_holds_the_stored_one(prompts: Prompts | Any, rows: Any, tokeniz
     if not found.built:
         return 0
     declared = template is not None and template.declared
-    bad = [r for r in range(len(found)) if not _holds(found, r, source, template if declared else None, tokenizer)]
+    bad = [
+        r
+        for r in range(len(found))
+        if not _holds(found, r, source, template if declared else None, tokenizer)
+    ]
     if bad and (declared or len(bad) * 2 > len(found)):
         first = bad[0]
         row = int(found.source[first])

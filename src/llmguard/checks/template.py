@@ -50,7 +50,11 @@ def base_tokenizer_ships_no_template(tokenizer: Any, kind: str) -> Yields:
 @check
 def chat_model_has_a_template(tokenizer: Any, kind: str, template: Any = None) -> Yields:
     """The tokenizer of a chat model has a chat template, or the project declares a format."""
-    if kind == "chat" and not tokenizer.chat_template and not (isinstance(template, TextFormat) and template.declared):
+    if (
+        kind == "chat"
+        and not tokenizer.chat_template
+        and not (isinstance(template, TextFormat) and template.declared)
+    ):
         yield error(
             Where(what="tokenizer", key="chat_template"),
             what="the model is a chat model and its tokenizer has no chat template",
@@ -62,7 +66,14 @@ def chat_model_has_a_template(tokenizer: Any, kind: str, template: Any = None) -
 
 
 @check
-def base_prompts_carry_no_template(prompts: Prompts | Any, tokenizer: Any, kind: str, rows: Any = None, template: Any = None, encoded: Any = None) -> Yields:
+def base_prompts_carry_no_template(
+    prompts: Prompts | Any,
+    tokenizer: Any,
+    kind: str,
+    rows: Any = None,
+    template: Any = None,
+    encoded: Any = None,
+) -> Yields:
     """Prompts for a base model carry no chat template: no role token in the text or the ids that the data do not hold themselves.
 
     Looked for everywhere, not only in the first characters. A format that the project declares, or that its training rows are
@@ -85,7 +96,11 @@ def base_prompts_carry_no_template(prompts: Prompts | Any, tokenizer: Any, kind:
             remedy="set tokenizer.chat_template = None and tokenise the prompt as it is, add_special_tokens as at training time; look at the first characters of the decoded ids",
             expected="plain text",
             actual=text[:HEAD],
-            evidence={"markers": list(markers), "rows": [int(found.source[b]) for b in bad[:5]], "ids": found.input_ids[first][:24].tolist()},
+            evidence={
+                "markers": list(markers),
+                "rows": [int(found.source[b]) for b in bad[:5]],
+                "ids": found.input_ids[first][:24].tolist(),
+            },
         )
     return len(found)
 
@@ -93,7 +108,11 @@ def base_prompts_carry_no_template(prompts: Prompts | Any, tokenizer: Any, kind:
 def _format_is_chat(template: Any) -> bool:
     if isinstance(template, ChatTemplate):
         return template.declared
-    return isinstance(template, TextFormat) and template.declared and any(m in "".join(template.before.values()) for m in CONTROL)
+    return (
+        isinstance(template, TextFormat)
+        and template.declared
+        and any(m in "".join(template.before.values()) for m in CONTROL)
+    )
 
 
 def _text(prompts: Prompts, row: int, tokenizer: Any) -> str:
@@ -106,7 +125,11 @@ def _leaked(prompts: Prompts, tokenizer: Any, rows: Rows | None) -> dict[str, li
     found: dict[str, list[int]] = {}
     for marker in CONTROL:
         needle = squeeze(marker)
-        bad = [r for r, text in enumerate(whole) if needle in text and text.count(needle) > _said(rows, int(prompts.source[r]), needle)]
+        bad = [
+            r
+            for r, text in enumerate(whole)
+            if needle in text and text.count(needle) > _said(rows, int(prompts.source[r]), needle)
+        ]
         if bad:
             found[marker] = bad
     return found
@@ -127,7 +150,14 @@ def _trained_with(marker: str, encoded: Any, tokenizer: Any) -> bool:
 
 
 @check
-def base_prompts_carry_no_role_words(prompts: Prompts | Any, tokenizer: Any, kind: str, rows: Any = None, template: Any = None, encoded: Any = None) -> Yields:
+def base_prompts_carry_no_role_words(
+    prompts: Prompts | Any,
+    tokenizer: Any,
+    kind: str,
+    rows: Any = None,
+    template: Any = None,
+    encoded: Any = None,
+) -> Yields:
     """Prompts for a base model carry no role scaffolding in plain words (`Assistant:`, `### Response:`) unless it was trained so."""
     found = as_prompts(prompts, tokenizer)
     if kind != "base" or (template is not None and template.declared):
@@ -135,11 +165,19 @@ def base_prompts_carry_no_role_words(prompts: Prompts | Any, tokenizer: Any, kin
     source = as_rows(rows) if rows is not None else None
     words: dict[str, list[int]] = {}
     for row in range(len(found)):
-        said = " ".join(str(v) for v in source.records[int(found.source[row])].values()) if source is not None else ""
+        said = (
+            " ".join(str(v) for v in source.records[int(found.source[row])].values())
+            if source is not None
+            else ""
+        )
         for match in ROLE_WORDS.finditer(_text(found, row, tokenizer)):
             if match.group(0).strip() not in said:
                 words.setdefault(match.group(0).strip(), []).append(row)
-    words = {w: r for w, r in words.items() if len(set(r)) * 2 > len(found) and not _trained_with(w, encoded, tokenizer)}
+    words = {
+        w: r
+        for w, r in words.items()
+        if len(set(r)) * 2 > len(found) and not _trained_with(w, encoded, tokenizer)
+    }
     if words:
         word, bad = next(iter(words.items()))
         yield error(
@@ -242,7 +280,9 @@ def template_keeps_every_message(rows: Any, template: Any) -> Yields:
     return len(chosen)
 
 
-def _lost_roles(template: ChatTemplate, turns: Sequence[Turn], refused: dict[str, list[int]], row: int) -> list[str]:
+def _lost_roles(
+    template: ChatTemplate, turns: Sequence[Turn], refused: dict[str, list[int]], row: int
+) -> list[str]:
     if not turns:
         return []
     try:

@@ -40,8 +40,9 @@ def tokenizer_loads(loading: dict[str, Any]) -> Yields:
             Where(file=told.get("path"), key="model.tokenizer" if told.get("named") else "model.path"),
             what=f"the tokenizer does not load: {told.get('type', '')}: {told.get('message', '')}",
             why="nothing about prompts, templates or labels can be checked, and the training run would end here too",
-            cause=told.get("hint") or "a wrong path, a hub id that is not in the local cache, or files that were not copied whole",
-            remedy='set `[model] tokenizer` (or `path`) to a folder with tokenizer.json and tokenizer_config.json',
+            cause=told.get("hint")
+            or "a wrong path, a hub id that is not in the local cache, or files that were not copied whole",
+            remedy="set `[model] tokenizer` (or `path`) to a folder with tokenizer.json and tokenizer_config.json",
             evidence={"error": told},
         )
     return 1
@@ -69,7 +70,9 @@ def _bos_of(tokenizer: Any) -> int | None:
 
 
 @row_check
-def every_row_has_one_bos(encoded: Any, tokenizer: Any, rows: Any = None, template: Any = None, add_special_tokens: bool = True) -> Tally:
+def every_row_has_one_bos(
+    encoded: Any, tokenizer: Any, rows: Any = None, template: Any = None, add_special_tokens: bool = True
+) -> Tally:
     """Every training row starts with exactly one BOS where this tokenizer wants one; none stands in the middle of a response.
 
     Rows that a chat template renders are held to what the template itself writes. Tokenizers that add no BOS are asked for none.
@@ -85,8 +88,16 @@ def every_row_has_one_bos(encoded: Any, tokenizer: Any, rows: Any = None, templa
         whole = align(found, source, tokenizer, template).status != Status.CUT_LEFT
     doubled = leading > 1
     wanted = bool(prepended(tokenizer)) and add_special_tokens and not isinstance(template, ChatTemplate)
-    missing = (leading == 0) & whole & wanted & (found.input_ids.lengths > 0) & ~_rendered(found, source, tokenizer)
-    return masks_tally(found, len(found), doubled=row_hits(found, source, doubled), missing=row_hits(found, source, missing), inner=_inner(found, source, tokenizer, template, bos))
+    missing = (
+        (leading == 0) & whole & wanted & (found.input_ids.lengths > 0) & ~_rendered(found, source, tokenizer)
+    )
+    return masks_tally(
+        found,
+        len(found),
+        doubled=row_hits(found, source, doubled),
+        missing=row_hits(found, source, missing),
+        inner=_inner(found, source, tokenizer, template, bos),
+    )
 
 
 def _rendered(encoded: Encoded, rows: Rows | None, tokenizer: Any) -> Any:
@@ -214,7 +225,9 @@ def control_tokens_are_single_ids(encoded: Any, tokenizer: Any, rows: Any = None
     vocabulary = vocabulary_of(tokenizer)
     source = as_rows(rows) if rows is not None else None
     own = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
-    single = {t.content for t in tokenizer.added_tokens_decoder.values()} | {t for t in SPLIT_CANDIDATES if t in tokenizer.get_vocab()}
+    single = {t.content for t in tokenizer.added_tokens_decoder.values()} | {
+        t for t in SPLIT_CANDIDATES if t in tokenizer.get_vocab()
+    }
     wanted = [t for t in SPLIT_CANDIDATES if t not in single and t not in own]
     flat, ends = vocabulary.spans(found.input_ids.values)
     row_ends = np.concatenate(([0], ends))[found.input_ids.offsets]
@@ -224,7 +237,13 @@ def control_tokens_are_single_ids(encoded: Any, tokenizer: Any, rows: Any = None
         needle = squeeze(text)
         if needle not in whole:
             continue
-        bad = np.array([_built_in(whole[row_ends[r] : row_ends[r + 1]], needle, source, int(found.source[r])) for r in range(len(found))], dtype=bool)
+        bad = np.array(
+            [
+                _built_in(whole[row_ends[r] : row_ends[r + 1]], needle, source, int(found.source[r]))
+                for r in range(len(found))
+            ],
+            dtype=bool,
+        )
         if bad.any():
             kinds[text] = row_hits(found, source, bad)
     return masks_tally(found, len(found), **kinds)
@@ -259,7 +278,9 @@ def ids_are_in_the_vocabulary(encoded: Any, tokenizer: Any, rows: Any = None) ->
     found = as_encoded(encoded)
     values = found.input_ids.values
     source = as_rows(rows) if rows is not None else None
-    return masks_tally(found, len(found), beyond=hits(found, source, (values < 0) | (values >= len(tokenizer))))
+    return masks_tally(
+        found, len(found), beyond=hits(found, source, (values < 0) | (values >= len(tokenizer)))
+    )
 
 
 @ids_are_in_the_vocabulary.explain
@@ -287,7 +308,9 @@ def ids_match_their_text(encoded: Any, rows: Any, tokenizer: Any, template: Any 
     known = alignment.status != Status.NO_TURNS
     stale = alignment.status == Status.UNMATCHED
     cut = np.isin(alignment.status, (Status.CUT_LEFT, Status.CUT_RIGHT))
-    prompts = np.fromiter((bool(lost) for lost in alignment.lost), dtype=bool, count=len(found)) & ~stale & ~cut
+    prompts = (
+        np.fromiter((bool(lost) for lost in alignment.lost), dtype=bool, count=len(found)) & ~stale & ~cut
+    )
     if prompts.sum() * 2 > max(int(known.sum()), 1):
         prompts[:] = False
     return masks_tally(
@@ -318,7 +341,10 @@ def _not_nested(encoded: Encoded) -> Any:
 
 @ids_match_their_text.explain
 def _stale(tally: Tally) -> Iterator[Finding]:
-    for kind, what in (("response", "do not hold the response of their row"), ("prompt", "do not hold the prompt of their row")):
+    for kind, what in (
+        ("response", "do not hold the response of their row"),
+        ("prompt", "do not hold the prompt of their row"),
+    ):
         found = tally[kind]
         if found.rows:
             yield error(
@@ -349,7 +375,11 @@ def tokenizer_is_lossless(rows: Any, tokenizer: Any) -> Yields:
     vocabulary = vocabulary_of(tokenizer)
     chosen = [(r, t.content) for r in range(min(len(source), 500)) for t in source.turns[r] or ()]
     encoded = tokenizer([text for _, text in chosen], add_special_tokens=False)["input_ids"] if chosen else []
-    lost = [(r, text) for (r, text), ids in zip(chosen, encoded, strict=True) if vocabulary.bytes_of(ids) != vocabulary.text_as_bytes(text)]
+    lost = [
+        (r, text)
+        for (r, text), ids in zip(chosen, encoded, strict=True)
+        if vocabulary.bytes_of(ids) != vocabulary.text_as_bytes(text)
+    ]
     if lost:
         row, text = lost[0]
         yield (warning if len(lost) * 50 > len(chosen) else note)(

@@ -17,7 +17,9 @@ from llmguard.tally import FIRST, Hits, Tally
 __all__ = ["first_where", "hits", "masks_tally", "names_of", "row_hits"]
 
 
-def hits(encoded: Encoded, rows: Rows | None, wrong: NDArray[np.bool_], alignment: Alignment | None = None) -> Hits:
+def hits(
+    encoded: Encoded, rows: Rows | None, wrong: NDArray[np.bool_], alignment: Alignment | None = None
+) -> Hits:
     """Rows with tokens where the flat mask `wrong` holds: counts, and a window of tokens around the first place of the first rows."""
     per_row = encoded.input_ids.count(wrong)
     bad = np.flatnonzero(per_row)
@@ -25,18 +27,41 @@ def hits(encoded: Encoded, rows: Rows | None, wrong: NDArray[np.bool_], alignmen
     for row in bad[:FIRST].tolist():
         start = int(encoded.input_ids.offsets[row])
         token = int(np.argmax(wrong[start : int(encoded.input_ids.offsets[row + 1])]))
-        examples.append(_example(encoded, rows, row, token=token, wrong=int(per_row[row]), tokens=window(encoded, alignment, row, token)))
+        examples.append(
+            _example(
+                encoded,
+                rows,
+                row,
+                token=token,
+                wrong=int(per_row[row]),
+                tokens=window(encoded, alignment, row, token),
+            )
+        )
     return Hits(len(bad), int(per_row.sum()), tuple(examples))
 
 
-def row_hits(encoded: Encoded, rows: Rows | None, bad: NDArray[np.bool_], alignment: Alignment | None = None, **more: Ints) -> Hits:
+def row_hits(
+    encoded: Encoded,
+    rows: Rows | None,
+    bad: NDArray[np.bool_],
+    alignment: Alignment | None = None,
+    **more: Ints,
+) -> Hits:
     """Rows where the row mask `bad` holds; `more`: int64 [rows] arrays whose values the examples carry. Windows show the row's end."""
     found = np.flatnonzero(bad)
     examples = []
     for row in found[:FIRST].tolist():
         last = len(encoded.input_ids[row]) - 1
         shown = {name: int(values[row]) for name, values in more.items()}
-        examples.append(_example(encoded, rows, row, tokens=window(encoded, alignment, row, last, around=10) if last >= 0 else [], **shown))
+        examples.append(
+            _example(
+                encoded,
+                rows,
+                row,
+                tokens=window(encoded, alignment, row, last, around=10) if last >= 0 else [],
+                **shown,
+            )
+        )
     return Hits(len(found), len(found), tuple(examples))
 
 
@@ -66,7 +91,9 @@ def names_of(found: Hits) -> str:
     """`rows 3, 7, 12 and 11 more`."""
     shown = [str(e.get("row")) for e in found.examples]
     more = found.rows - len(shown)
-    return f"row{'s' if found.rows != 1 else ''} {', '.join(shown)}" + (f" and {more:,} more" if more > 0 else "")
+    return f"row{'s' if found.rows != 1 else ''} {', '.join(shown)}" + (
+        f" and {more:,} more" if more > 0 else ""
+    )
 
 
 def evidence_of(found: Hits) -> dict[str, Any]:

@@ -96,7 +96,12 @@ def _built(build: Callable[[Any], Any], rows: Rows, row: int, child: Child, key:
     try:
         return {"ids": plain_row(prompt if hasattr(prompt, "keys") else {"input_ids": prompt})["input_ids"]}
     except BadRow as bad:
-        told = {"what": f"[prompt] build = {key!r}", "type": "TypeError", "message": f"returned {bad}, or text", "row": row}
+        told = {
+            "what": f"[prompt] build = {key!r}",
+            "type": "TypeError",
+            "message": f"returned {bad}, or text",
+            "row": row,
+        }
         raise UserError(told) from None
 
 
@@ -147,7 +152,9 @@ def _collate(child: Child) -> dict[str, Any]:
     collate = made(load_reference(reference, child.project.folder, key), child.project.folder, key)
     features = child.features.get("train") or _encoded_folder(child)
     if not features:
-        raise UserError({"what": key, "type": "LookupError", "message": "there are no encoded rows to collate"})
+        raise UserError(
+            {"what": key, "type": "LookupError", "message": "there are no encoded rows to collate"}
+        )
     rows, index, plain = [], [], [plain_row(f) for f in features[: BATCH * BATCHES]]
     for number in range(0, len(plain), BATCH):
         try:

@@ -28,7 +28,9 @@ def plain_row(row: Any) -> dict[str, list[int]]:
         raise BadRow(f"a {type(row).__name__}, expected a mapping with input_ids")
     found = {str(name): _ints(name, row[name]) for name in row.keys() if name in COLUMNS}  # noqa: SIM118  # BatchEncoding iterates over other things
     if "input_ids" not in found:
-        raise BadRow(f"a mapping with the keys {', '.join(map(str, row.keys())) or '(none)'}, expected input_ids among them")
+        raise BadRow(
+            f"a mapping with the keys {', '.join(map(str, row.keys())) or '(none)'}, expected input_ids among them"
+        )
     return found
 
 
@@ -43,7 +45,11 @@ def _ints(name: str, value: Any) -> list[int]:
         value = value[0]
     if not isinstance(value, (list, tuple)):
         raise BadRow(f"{name} of type {type(value).__name__}, expected a list of integers")
-    wrong = next((v for v in value if isinstance(v, bool) is False and not isinstance(v, int)), None) if value else None
+    wrong = (
+        next((v for v in value if isinstance(v, bool) is False and not isinstance(v, int)), None)
+        if value
+        else None
+    )
     if any(v is None for v in value):
         raise BadRow(f"{name} with None at position {list(value).index(None)}, expected integers")
     if wrong is not None:
@@ -55,9 +61,13 @@ def save_columns(path: Path, rows: Sequence[Mapping[str, Sequence[int]]], **arra
     """Columns that every row has, ragged, and further flat arrays (such as `source`), into one file."""
     names = [n for n in COLUMNS if rows and all(n in r for r in rows)]
     columns = {n: Ragged.of([r[n] for r in rows]) for n in names}
-    flat = {f"{n}.values": c.values for n, c in columns.items()} | {f"{n}.offsets": c.offsets for n, c in columns.items()}
+    flat = {f"{n}.values": c.values for n, c in columns.items()} | {
+        f"{n}.offsets": c.offsets for n, c in columns.items()
+    }
     partial = path.with_name(path.name + ".partial.npz")
-    np.savez(partial, allow_pickle=False, **flat, **{n: np.asarray(a, dtype=np.int64) for n, a in arrays.items()})
+    np.savez(
+        partial, allow_pickle=False, **flat, **{n: np.asarray(a, dtype=np.int64) for n, a in arrays.items()}
+    )
     partial.replace(path)
 
 

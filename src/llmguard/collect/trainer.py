@@ -31,11 +31,21 @@ def rows_of_batch(batch: Any) -> list[dict[str, list[int]]]:
     """
     if not hasattr(batch, "keys"):
         raise BadRow(f"a {type(batch).__name__}, expected a mapping of tensors with input_ids")
-    lists = {str(n): batch[n].tolist() if hasattr(batch[n], "tolist") else batch[n] for n in batch.keys() if n in COLUMNS}  # noqa: SIM118  # BatchEncoding
+    lists = {
+        str(n): batch[n].tolist() if hasattr(batch[n], "tolist") else batch[n]
+        for n in batch.keys()
+        if n in COLUMNS
+    }  # noqa: SIM118  # BatchEncoding
     if "input_ids" not in lists:
-        raise BadRow(f"a mapping with the keys {', '.join(map(str, batch.keys())) or '(none)'}, expected input_ids among them")
+        raise BadRow(
+            f"a mapping with the keys {', '.join(map(str, batch.keys())) or '(none)'}, expected input_ids among them"
+        )
     count = len(lists["input_ids"])
-    nested = {n: c for n, c in lists.items() if isinstance(c, list) and len(c) == count and (not c or isinstance(c[0], list))}
+    nested = {
+        n: c
+        for n, c in lists.items()
+        if isinstance(c, list) and len(c) == count and (not c or isinstance(c[0], list))
+    }
     return [plain_row({n: c[i] for n, c in nested.items()}) for i in range(count)]
 
 
@@ -52,7 +62,11 @@ def collect_trainer(project: Project, out: Path, progress: Callable[..., None]) 
         trainer = build()
         progress("trainer", built=type(trainer).__name__)
         train = _batches(trainer.get_train_dataloader(), TRAIN_BATCHES)
-        evaluation = _batches(trainer.get_eval_dataloader(), 1) if getattr(trainer, "eval_dataset", None) is not None else []
+        evaluation = (
+            _batches(trainer.get_eval_dataloader(), 1)
+            if getattr(trainer, "eval_dataset", None) is not None
+            else []
+        )
     except UserError:
         raise
     except (Exception, SystemExit) as fault:
@@ -96,16 +110,36 @@ def _dataset(trainer: Any, out: Path) -> None:
         return
     keep = [n for n in names if n in COLUMNS]
     count = min(len(dataset), DATASET_ROWS)
-    save_columns(out / "dataset.trainer.npz", [plain_row({n: row[n] for n in keep}) for row in dataset.select(range(count))])
+    save_columns(
+        out / "dataset.trainer.npz",
+        [plain_row({n: row[n] for n in keep}) for row in dataset.select(range(count))],
+    )
 
 
 def _facts(trainer: Any) -> dict[str, Any]:
-    arguments = {n: getattr(trainer.args, n) for n in ARGUMENTS if isinstance(getattr(trainer.args, n, None), (int, float, str, bool))}
+    arguments = {
+        n: getattr(trainer.args, n)
+        for n in ARGUMENTS
+        if isinstance(getattr(trainer.args, n, None), (int, float, str, bool))
+    }
     tokenizer = getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
-    special = {n: getattr(tokenizer, n, None) for n in ("pad_token_id", "eos_token_id", "bos_token_id", "padding_side")}
+    special = {
+        n: getattr(tokenizer, n, None)
+        for n in ("pad_token_id", "eos_token_id", "bos_token_id", "padding_side")
+    }
     dataset = getattr(trainer, "train_dataset", None)
     rows = len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
     config = getattr(trainer.model, "config", None)
-    shape = {n: getattr(config, n, None) for n in ("vocab_size", "model_type", "eos_token_id", "pad_token_id", "_attn_implementation")}
+    shape = {
+        n: getattr(config, n, None)
+        for n in ("vocab_size", "model_type", "eos_token_id", "pad_token_id", "_attn_implementation")
+    }
     collator = type(getattr(trainer, "data_collator", None)).__name__
-    return {"class": type(trainer).__name__, "collator": collator, "rows": rows, "arguments": arguments, "tokenizer": special, "model": shape}
+    return {
+        "class": type(trainer).__name__,
+        "collator": collator,
+        "rows": rows,
+        "arguments": arguments,
+        "tokenizer": special,
+        "model": shape,
+    }

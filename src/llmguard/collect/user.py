@@ -27,9 +27,17 @@ def mistake(fault: BaseException, folder: Path, what: str) -> dict[str, Any]:
     own = [f for f in frames if Path(f.filename).is_relative_to(folder) and "site-packages" not in f.filename]
     others = [f for f in frames if "site-packages" not in f.filename and "llmguard" not in f.filename]
     frame = (own or others or frames or [None])[-1]
-    place = {"file": _shown(frame.filename, folder), "line": frame.lineno, "code": frame.line or ""} if frame else {}
+    place = (
+        {"file": _shown(frame.filename, folder), "line": frame.lineno, "code": frame.line or ""}
+        if frame
+        else {}
+    )
     if isinstance(fault, SyntaxError) and fault.filename:
-        place = {"file": _shown(fault.filename, folder), "line": fault.lineno, "code": (fault.text or "").strip()}
+        place = {
+            "file": _shown(fault.filename, folder),
+            "line": fault.lineno,
+            "code": (fault.text or "").strip(),
+        }
     message = str(fault).strip().splitlines()
     return {"what": what, "type": type(fault).__name__, "message": message[0] if message else "", **place}
 
@@ -53,9 +61,19 @@ def load_reference(reference: str, folder: Path, key: str) -> Any:
         return getattr(module, name)
     except AttributeError as fault:
         if module_name in sys.modules and not hasattr(sys.modules[module_name], name):
-            near = ", ".join(n for n in vars(sys.modules[module_name]) if not n.startswith("_") and callable(getattr(sys.modules[module_name], n)))
-            told = {"what": key, "type": "AttributeError", "message": f"{module_name} has no {name}; it has {near or 'no functions'}"}
-            raise UserError({**told, "file": _shown(str(sys.modules[module_name].__file__), folder), "line": 1}) from None
+            near = ", ".join(
+                n
+                for n in vars(sys.modules[module_name])
+                if not n.startswith("_") and callable(getattr(sys.modules[module_name], n))
+            )
+            told = {
+                "what": key,
+                "type": "AttributeError",
+                "message": f"{module_name} has no {name}; it has {near or 'no functions'}",
+            }
+            raise UserError(
+                {**told, "file": _shown(str(sys.modules[module_name].__file__), folder), "line": 1}
+            ) from None
         raise UserError(mistake(fault, folder, key)) from None
     except (Exception, SystemExit) as fault:  # whatever the user's module raises while it is imported
         raise UserError(mistake(fault, folder, key)) from None
@@ -72,7 +90,13 @@ def made(thing: Any, folder: Path, key: str) -> Callable[..., Any]:
     except Exception as fault:
         raise UserError(mistake(fault, folder, key)) from None
     if not callable(collator):
-        raise UserError({"what": key, "type": "TypeError", "message": f"is a {type(collator).__name__}, which cannot be called with a list of rows"})
+        raise UserError(
+            {
+                "what": key,
+                "type": "TypeError",
+                "message": f"is a {type(collator).__name__}, which cannot be called with a list of rows",
+            }
+        )
     return collator  # type: ignore[no-any-return]  # callable() is all that is known of the user's object
 
 
@@ -83,5 +107,9 @@ def _takes_nothing(thing: Any) -> bool:
         parameters = inspect.signature(thing).parameters.values()
     except (TypeError, ValueError):
         return False
-    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     return not needed

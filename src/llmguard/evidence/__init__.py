@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "batches": "llmguard.evidence.batches",
     "completions": "llmguard.evidence.completions",
     "config": "llmguard.evidence.config",
+    "config_file": "llmguard.evidence.config_file",
     "context": "llmguard.evidence.context",
     "encoded": "llmguard.evidence.encoded",
     "environment": "llmguard.evidence.environment",
@@ -62,7 +63,7 @@ SETTING_LINES: dict[str, str] = {
 }
 """The line to add for a setting that has no default."""
 
-ONE_TARGET = frozenset({"encoded", "batches", "files", "rows", "prompts", "config"})
+ONE_TARGET = frozenset({"encoded", "batches", "files", "rows", "prompts", "config", "config_file"})
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,13 @@ class Evidence:
         """
         from llmguard.evidence import targets
 
-        light = {"encoded": targets.encoded, "batches": targets.batches, "prompts": targets.splits, "rows": targets.splits, "files": targets.splits}
+        light = {
+            "encoded": targets.encoded,
+            "batches": targets.batches,
+            "prompts": targets.splits,
+            "rows": targets.splits,
+            "files": targets.splits,
+        }
         return list((light.get(kind) or _provider(kind).targets)(self.project))
 
     def get(self, kind: str, target: str = "", *, over: str = "") -> Any:
@@ -111,7 +118,10 @@ class Evidence:
         if kind == "encoded" and over == "batches":
             return self._before(target)
         if kind == "prompts" and over == "encoded" and not self._generation_is_told():
-            raise MissingEvidence("prompts", 'add `[prompt] build = "module:function"` (or `format = "…"`): how prompts are built for generation')
+            raise MissingEvidence(
+                "prompts",
+                'add `[prompt] build = "module:function"` (or `format = "…"`): how prompts are built for generation',
+            )
         key = (kind, self._target(kind, target, over))
         with self._lock:
             if key not in self._known:
@@ -146,7 +156,11 @@ class Evidence:
 
     def _load(self, kind: str, target: str) -> Any:
         try:
-            return _provider(kind).provide(self, target) if kind not in ("train", "test") else _provider(kind).provide(self, kind)
+            return (
+                _provider(kind).provide(self, target)
+                if kind not in ("train", "test")
+                else _provider(kind).provide(self, kind)
+            )
         except (MissingEvidence, EvidenceError) as known:
             return known
 

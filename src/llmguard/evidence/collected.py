@@ -35,7 +35,10 @@ class Collected:
             "encode": bool(schema.pipeline.encode and evidence.project.splits),
             "collate": bool(schema.pipeline.collate),
         }
-        self._jobs = {"code": [s for s, wanted in steps.items() if wanted], "trainer": ["trainer"] if schema.pipeline.trainer else []}
+        self._jobs = {
+            "code": [s for s, wanted in steps.items() if wanted],
+            "trainer": ["trainer"] if schema.pipeline.trainer else [],
+        }
         self._runs = {name: _Run(evidence, name, job) for name, job in self._jobs.items() if job}
 
     def start(self) -> None:
@@ -83,7 +86,9 @@ class _Run:
     def out(self) -> Path:
         share = self.evidence.options.share or self.evidence.scratch
         project = self.evidence.project
-        key = hashlib.sha256(repr((project.file, project.folder, project.schema, project.model_path)).encode()).hexdigest()[:12]
+        key = hashlib.sha256(
+            repr((project.file, project.folder, project.schema, project.model_path)).encode()
+        ).hexdigest()[:12]
         return share / f"{self.name}-{key}"
 
     def start(self) -> None:
@@ -106,14 +111,25 @@ class _Run:
             timeout=HARD_DEADLINE,
             no_progress=self.evidence.options.deadline,
             progress_file=self.out / "progress.jsonl",
-            env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled", "HF_HUB_DISABLE_TELEMETRY": "1"},
+            env={
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "WANDB_MODE": "disabled",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+            },
         )
 
     def _spec(self) -> dict[str, Any]:
         project = self.evidence.project
         model = project.schema.model.model_dump() if project.model_override or project.file else None
         file = str(project.file) if project.file else None
-        return {"project": file, "folder": str(project.folder), "model": model, "steps": list(self.steps), "sample": self.evidence.options.sample}
+        return {
+            "project": file,
+            "folder": str(project.folder),
+            "model": model,
+            "steps": list(self.steps),
+            "sample": self.evidence.options.sample,
+        }
 
     def result(self, step: str) -> dict[str, Any]:
         """The result of a step once it is there; an error in its place when the child ended without it."""
@@ -125,14 +141,23 @@ class _Run:
             time.sleep(POLL)
         if file.exists():
             return dict(json.loads(file.read_text("utf-8")))
-        told = json.loads(ended.read_text("utf-8")) if ended.exists() else {"message": "the process that was to do it never ended"}
+        told = (
+            json.loads(ended.read_text("utf-8"))
+            if ended.exists()
+            else {"message": "the process that was to do it never ended"}
+        )
         return {"ok": False, "error": {"what": step, "type": "", **told}}
 
     def _end(self, ended: Path) -> None:
         if self._probe is None:
             return
         outcome = self._probe.wait()
-        told = {"type": outcome.verdict.name, "message": outcome.explain(), "output": outcome.output[-2000:], "stack": outcome.stack[-2000:]}
+        told = {
+            "type": outcome.verdict.name,
+            "message": outcome.explain(),
+            "output": outcome.output[-2000:],
+            "stack": outcome.stack[-2000:],
+        }
         partial = ended.with_suffix(".partial")
         partial.write_text(json.dumps(told), "utf-8")
         partial.replace(ended)

@@ -45,7 +45,9 @@ def _from_trainer(evidence: Evidence, target: str) -> Encoded:
     evidence.collected.step("trainer")
     file = evidence.collected.folder("trainer") / TRAINER[target]
     if not file.exists():
-        raise EvidenceError("encoded", "the Trainer's batches have no input_ids", told_by="pipeline_code_runs")
+        raise EvidenceError(
+            "encoded", "the Trainer's batches have no input_ids", told_by="pipeline_code_runs"
+        )
     found, _ = load_columns(file, target)
     return _with_sources(evidence, unpacked(found.unpadded()))
 
@@ -64,12 +66,18 @@ def _from_folder(evidence: Evidence, target: str) -> Encoded:
 
     path = evidence.project.path(target)
     try:
-        table = read_table(path) if path.is_dir() or path.suffix in (".arrow", ".parquet") else list(read_files([path]).records)
+        table = (
+            read_table(path)
+            if path.is_dir() or path.suffix in (".arrow", ".parquet")
+            else list(read_files([path]).records)
+        )
         if isinstance(table, str):
             raise EvidenceError("encoded", table, told_by="encoded_data_are_readable")
         found = replace(as_encoded(table), name=target)
     except OSError as bad:
-        raise EvidenceError("encoded", f"{target}: {bad.strerror or bad}", told_by="encoded_data_are_readable") from None
+        raise EvidenceError(
+            "encoded", f"{target}: {bad.strerror or bad}", told_by="encoded_data_are_readable"
+        ) from None
     except UsageError as bad:
         raise EvidenceError("encoded", f"{target}: {bad}", told_by="encoded_data_are_readable") from None
     return _with_sources(evidence, unpacked(found.unpadded()))

@@ -19,7 +19,12 @@ def provide(evidence: Evidence, target: str) -> dict[str, Any]:
         raise MissingEvidence("tokenizer", 'add `[model] path = "…"` (or `tokenizer = "…"`) to llmguard.toml')
     outcome = dict(evidence.collected.outcome("tokenizer") or {})
     if not outcome["ok"]:
-        told = {**outcome["error"], "path": project.relative(path), "named": bool(project.schema.model.tokenizer), "hint": _hint(Path(path))}
+        told = {
+            **outcome["error"],
+            "path": project.relative(path),
+            "named": bool(project.schema.model.tokenizer),
+            "hint": _hint(Path(path)),
+        }
         outcome["error"] = told
     return outcome
 

@@ -24,5 +24,8 @@ def provide(evidence: Evidence, target: str) -> Pipeline:
     steps = ("prompts", "encode", "collate", "trainer")
     found = {s: o for s in steps if (o := evidence.collected.outcome(s)) is not None}
     if not found:
-        raise MissingEvidence("pipeline", 'add `[pipeline] encode = "module:function"` (or `collate`, `trainer`) to llmguard.toml')
+        raise MissingEvidence(
+            "pipeline",
+            'add `[pipeline] encode = "module:function"` (or `collate`, `trainer`) to llmguard.toml',
+        )
     return Pipeline(found)

@@ -44,12 +44,17 @@ def provide(evidence: Evidence, target: str) -> Prompts:
     """Prompts from `[prompt] build` where there is one, else from the format."""
     project = evidence.project
     if target not in project.splits:
-        raise MissingEvidence("prompts", 'add `[data] train = ["data/train.jsonl"]` (and `[prompt] build = "module:function"`) to llmguard.toml')
+        raise MissingEvidence(
+            "prompts",
+            'add `[data] train = ["data/train.jsonl"]` (and `[prompt] build = "module:function"`) to llmguard.toml',
+        )
     rows: Rows = evidence.get("rows", target, over="rows")
     tokenizer = evidence.get("tokenizer")
     if project.schema.prompt.build:
         evidence.collected.step("prompts")
-        lines = (evidence.collected.folder("prompts") / f"prompts.{target}.jsonl").read_text("utf-8").splitlines()
+        lines = (
+            (evidence.collected.folder("prompts") / f"prompts.{target}.jsonl").read_text("utf-8").splitlines()
+        )
         return _from_builder([json.loads(line) for line in lines], tokenizer, project, target)
     return _from_format(evidence, rows, tokenizer, target)
 
@@ -66,7 +71,10 @@ def _from_builder(built: list[dict[str, Any]], tokenizer: Any, project: Project,
 def _from_format(evidence: Evidence, rows: Rows, tokenizer: Any, split: str) -> Prompts:
     template = evidence.get("template")
     if template is None:
-        raise MissingEvidence("prompts", 'the tokenizer has no chat template: add `[prompt] format = "…"` or `build = "module:function"`')
+        raise MissingEvidence(
+            "prompts",
+            'the tokenizer has no chat template: add `[prompt] format = "…"` or `build = "module:function"`',
+        )
     texts, source = [], []
     for row in sampled(len(rows), evidence.options.sample):
         turns = rows.turns[row]
@@ -79,7 +87,9 @@ def _from_format(evidence: Evidence, rows: Rows, tokenizer: Any, split: str) -> 
         else:
             source.append(row)
     ids = _encode(tokenizer, texts, template.add_special_tokens)
-    return Prompts(texts, Ragged.of(ids), np.asarray(source, dtype=np.int64), f"format {template.name}", False, split)
+    return Prompts(
+        texts, Ragged.of(ids), np.asarray(source, dtype=np.int64), f"format {template.name}", False, split
+    )
 
 
 def _encode(tokenizer: Any, texts: Sequence[str | None], special: bool) -> list[list[int]]:

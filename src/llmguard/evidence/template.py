@@ -34,7 +34,9 @@ def default_template(tokenizer: Any, kind: str | None) -> ChatTemplate | TextFor
     return replace(text_format("completion", tokenizer.eos_token or ""), declared=False)
 
 
-def _encoded_as_told(template: ChatTemplate | TextFormat | None, evidence: Evidence) -> ChatTemplate | TextFormat | None:
+def _encoded_as_told(
+    template: ChatTemplate | TextFormat | None, evidence: Evidence
+) -> ChatTemplate | TextFormat | None:
     if isinstance(template, TextFormat):
         return replace(template, add_special_tokens=evidence.project.schema.prompt.add_special_tokens)
     return template

@@ -29,8 +29,14 @@ def load_dumped(folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     facts = json.loads((folder / "facts.json").read_text("utf-8"))
-    settings = {n: facts[n] for n in (*SPECIAL, "chat_template", "padding_side", "truncation_side", "model_max_length") if facts.get(n) is not None}
+    settings = {
+        n: facts[n]
+        for n in (*SPECIAL, "chat_template", "padding_side", "truncation_side", "model_max_length")
+        if facts.get(n) is not None
+    }
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **settings)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **settings
+    )
     tokenizer.name_or_path = str(folder)
     return tokenizer

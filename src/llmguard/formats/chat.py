@@ -20,7 +20,9 @@ class TemplateError(Exception):
 
 def control_tokens(tokenizer: Any) -> tuple[str, ...]:
     """The special tokens of a tokenizer as text, longest first."""
-    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | {str(t) for t in tokenizer.all_special_tokens}
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | {
+        str(t) for t in tokenizer.all_special_tokens
+    }
     return tuple(sorted((t for t in special if t.strip()), key=lambda t: (-len(t), t)))
 
 
@@ -43,7 +45,9 @@ class ChatTemplate:
         messages = [t.message() for t in turns]
         try:
             return str(
-                self.tokenizer.apply_chat_template(messages, chat_template=self.text, tokenize=False, add_generation_prompt=generation_prompt)
+                self.tokenizer.apply_chat_template(
+                    messages, chat_template=self.text, tokenize=False, add_generation_prompt=generation_prompt
+                )
             )
         except Exception as bad:  # whatever a template raises is the template's word
             raise TemplateError(str(bad).splitlines()[0] if str(bad) else type(bad).__name__) from None
@@ -101,7 +105,11 @@ class ChatTemplate:
         seam = start
         if prefix and at <= len(prefix) <= end and text.startswith(prefix):
             seam, start = min(start, len(prefix)), max(start, len(prefix))
-        terminator = self.terminator if self.terminator and text.startswith(self.terminator, end) else self._terminator_in(text[end:])
+        terminator = (
+            self.terminator
+            if self.terminator and text.startswith(self.terminator, end)
+            else self._terminator_in(text[end:])
+        )
         if terminator.strip() and not self.terminator:
             terminator = ""
         return [

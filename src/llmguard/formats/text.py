@@ -17,7 +17,7 @@ class TextFormat:
     """A format of fixed strings.
 
     `before[role]`, `after[role]`: the text around a turn's content; a role without an entry is written as a user turn.
-    `end` ends a response and is trained. `between` separates an answered turn from the next. Text is encoded as `tokenizer(text)` does.
+    `opening` starts a response and `end` ends it; both are trained. `between` separates an answered turn from the next. Text is encoded as `tokenizer(text)` does.
     """
 
     name: str
@@ -28,6 +28,7 @@ class TextFormat:
     declared: bool = True
     control: Sequence[str] = field(default=())
     add_special_tokens: bool = True
+    opening: str = ""
 
     @property
     def terminator(self) -> str:
@@ -49,7 +50,7 @@ class TextFormat:
             return [Piece(Kind.PROMPT, self.before[role] + turn.content + self.after.get(role, ""))]
         return [
             Piece(Kind.PROMPT, self.before["assistant"]),
-            Piece(Kind.RESPONSE, turn.content, answered),
+            Piece(Kind.RESPONSE, self.opening + turn.content, answered),
             Piece(Kind.TERMINATOR, self.end, answered),
         ]
 
@@ -61,13 +62,27 @@ class TextFormat:
 
 def _zephyr(eos: str) -> TextFormat:
     roles = ("system", "user", "tool", "assistant")
-    return TextFormat("zephyr", {r: f"<|{r}|>\n" for r in roles}, dict.fromkeys(roles[:3], f"{eos}\n"), eos, "\n", control=(eos,))
+    return TextFormat(
+        "zephyr",
+        {r: f"<|{r}|>\n" for r in roles},
+        dict.fromkeys(roles[:3], f"{eos}\n"),
+        eos,
+        "\n",
+        control=(eos,),
+    )
 
 
 def _chatml(_eos: str) -> TextFormat:
     roles = ("system", "user", "tool", "assistant")
     before = {r: f"<|im_start|>{r}\n" for r in roles}
-    return TextFormat("chatml", before, dict.fromkeys(roles[:3], "<|im_end|>\n"), "<|im_end|>", "\n", control=("<|im_start|>", "<|im_end|>"))
+    return TextFormat(
+        "chatml",
+        before,
+        dict.fromkeys(roles[:3], "<|im_end|>\n"),
+        "<|im_end|>",
+        "\n",
+        control=("<|im_start|>", "<|im_end|>"),
+    )
 
 
 def _llama3(_eos: str) -> TextFormat:
@@ -88,7 +103,9 @@ def _instruction_response_end(_eos: str) -> TextFormat:
 
 
 def _completion(eos: str) -> TextFormat:
-    return TextFormat("completion", {"user": "", "assistant": ""}, {"system": "\n"}, eos, "\n", control=(eos,))
+    return TextFormat(
+        "completion", {"user": "", "assistant": ""}, {"system": "\n"}, eos, "\n", control=(eos,)
+    )
 
 
 TEXT_FORMATS: dict[str, Callable[[str], TextFormat]] = {
@@ -117,4 +134,6 @@ def table_format(prompt: str, response: str, end: str) -> TextFormat:
     """A format of the user's own: nothing is added to `prompt`, `response` and `end`."""
     before, _, after = prompt.partition("{prompt}")
     opening, _, closing = response.partition("{response}")
-    return TextFormat("table", {"user": before, "assistant": opening}, {"user": after}, closing + end)
+    return TextFormat(
+        "table", {"user": before, "assistant": ""}, {"user": after}, closing + end, opening=opening
+    )

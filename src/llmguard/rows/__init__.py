@@ -5,4 +5,14 @@ from llmguard.rows.read import read_files
 from llmguard.rows.rows import Problem, Rows, as_rows
 from llmguard.rows.turns import ROLES, Turn, turns_of
 
-__all__ = ["ROLES", "Columns", "Problem", "Rows", "Turn", "as_rows", "guess_columns", "read_files", "turns_of"]
+__all__ = [
+    "ROLES",
+    "Columns",
+    "Problem",
+    "Rows",
+    "Turn",
+    "as_rows",
+    "guess_columns",
+    "read_files",
+    "turns_of",
+]

@@ -17,7 +17,9 @@ Read = tuple[Mapping[str, Any], "int | None"]
 """A row and its line."""
 
 
-def read_files(paths: Sequence[Path], *, split: str = "", columns: Columns | None = None, root: Path | None = None) -> Rows:
+def read_files(
+    paths: Sequence[Path], *, split: str = "", columns: Columns | None = None, root: Path | None = None
+) -> Rows:
     """All rows of some files, in order; never raises for what is in them or for files that are not there."""
     records: list[Mapping[str, Any]] = []
     origin: list[tuple[int, int | None]] = []
@@ -76,13 +78,20 @@ def _row(text: bytes, name: str, number: int) -> Read | Problem:
     try:
         row = json.loads(text)
     except UnicodeDecodeError as bad:
-        return Problem(name, f"is not UTF-8: byte {bad.start} of the line is {bad.object[bad.start]:#04x}", number, bad.start + 1)
+        return Problem(
+            name,
+            f"is not UTF-8: byte {bad.start} of the line is {bad.object[bad.start]:#04x}",
+            number,
+            bad.start + 1,
+        )
     except json.JSONDecodeError as bad:
         return Problem(name, f"is not JSON: {bad.msg}", number, bad.colno)
     except RecursionError:
         return Problem(name, "is nested too deeply to be read", number)
     if not isinstance(row, dict):
-        return Problem(name, f"is a JSON {type(row).__name__}, expected an object with the row's columns", number)
+        return Problem(
+            name, f"is a JSON {type(row).__name__}, expected an object with the row's columns", number
+        )
     return row, number
 
 
@@ -90,7 +99,11 @@ def _from_json(raw: bytes, name: str) -> Iterator[Read | Problem]:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as bad:
-        yield Problem(name, f"is not UTF-8: byte {bad.start} is {raw[bad.start]:#04x}", raw.count(b"\n", 0, bad.start) + 1)
+        yield Problem(
+            name,
+            f"is not UTF-8: byte {bad.start} is {raw[bad.start]:#04x}",
+            raw.count(b"\n", 0, bad.start) + 1,
+        )
         return
     start = _skip(text, 0)
     if text[start : start + 1] != "[":
@@ -110,7 +123,9 @@ def _json_lines_or_object(text: str, name: str) -> Iterator[Read | Problem]:
     except json.JSONDecodeError as bad:
         yield Problem(name, f"is not JSON: {bad.msg}", bad.lineno, bad.colno)
         return
-    inner = next((v for v in whole.values() if isinstance(v, list)), None) if isinstance(whole, dict) else None
+    inner = (
+        next((v for v in whole.values() if isinstance(v, list)), None) if isinstance(whole, dict) else None
+    )
     if inner is None or not all(isinstance(r, dict) for r in inner):
         yield Problem(name, "holds no array of rows (objects)")
         return
@@ -127,7 +142,11 @@ def _elements(text: str, at: int, name: str) -> Iterator[Read | Problem]:
         except json.JSONDecodeError as bad:
             yield Problem(name, f"is not JSON: {bad.msg}", bad.lineno, bad.colno)
             return
-        yield (row, line) if isinstance(row, dict) else Problem(name, f"holds a {type(row).__name__} where a row (object) belongs", line)
+        yield (
+            (row, line)
+            if isinstance(row, dict)
+            else Problem(name, f"holds a {type(row).__name__} where a row (object) belongs", line)
+        )
         at = _skip(text, at)
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)
@@ -169,7 +188,9 @@ def read_table(path: Path) -> Any:
 def _table_files(folder: Path) -> list[Path]:
     direct = [*sorted(folder.glob("*.arrow")), *sorted(folder.glob("*.parquet"))]
     train = folder / "train"
-    return direct or ([*sorted(train.glob("*.arrow")), *sorted(train.glob("*.parquet"))] if train.is_dir() else [])
+    return direct or (
+        [*sorted(train.glob("*.arrow")), *sorted(train.glob("*.parquet"))] if train.is_dir() else []
+    )
 
 
 def _arrow(file: Path) -> Any:

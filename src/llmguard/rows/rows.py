@@ -81,5 +81,7 @@ def as_rows(value: Any, columns: Columns | None = None) -> Rows:
         return value
     records = list(value) if isinstance(value, Iterable) else [None]
     if not all(isinstance(r, Mapping) for r in records):
-        raise UsageError("rows", value, "rows that are mappings, such as {'prompt': …, 'response': …} or {'messages': […]}")
+        raise UsageError(
+            "rows", value, "rows that are mappings, such as {'prompt': …, 'response': …} or {'messages': […]}"
+        )
     return Rows(records, guess_columns(records, columns or Columns()), "rows")

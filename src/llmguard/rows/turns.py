@@ -81,7 +81,11 @@ def _turn(message: Any) -> Turn | None:
     content = _text(message.get("content", message.get("value")), message)
     if not isinstance(role, str) or content is None:
         return None
-    extra = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value", "weight", "train") and v is not None}
+    extra = {
+        k: v
+        for k, v in message.items()
+        if k not in ("role", "from", "content", "value", "weight", "train") and v is not None
+    }
     return Turn(ROLES.get(role.strip().lower(), role), content, role, extra)
 
 
@@ -90,6 +94,10 @@ def _text(content: Any, message: Mapping[str, Any]) -> str | None:
         return content
     if content is None and message.get("tool_calls"):
         return ""
-    if isinstance(content, (list, tuple)) and content and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
+    if (
+        isinstance(content, (list, tuple))
+        and content
+        and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content)
+    ):
         return "".join(p["text"] for p in content)
     return None
