@@ -13,12 +13,15 @@ from typing import Any
 from llmguard.catalogue import Entry
 from llmguard.errors import EvidenceError, MissingEvidence
 from llmguard.evidence import Evidence
-from llmguard.findings import Finding, Findings, Severity
+from llmguard.findings import Findings, Severity
 from llmguard.project import Project, load_project
 from llmguard.registry import Registry
 from llmguard.report import CheckResult, Outcome, Report
 
 __all__ = ["Audit", "audit"]
+
+NOTHING = "nothing to judge: the project has none of what this check looks at"
+"""Why a check is skipped that had its evidence and looked at nothing in it: it must not look green."""
 
 COLLECTED = {"batches", "encoded", "loading", "pipeline", "prompts", "template", "tokenizer"}
 """Evidence that comes from child processes."""
@@ -96,7 +99,9 @@ class Audit:
                     raise
         return bound
 
-    def _judge(self, entry: Entry, findings: list[Finding]) -> tuple[Outcome, str]:
+    def _judge(self, entry: Entry, findings: Findings) -> tuple[Outcome, str]:
+        if not findings and not findings.looked_at:
+            return Outcome.SKIPPED, NOTHING
         worst = {f.severity for f in findings}
         bad = Severity.ERROR in worst or (self.strict and Severity.WARNING in worst)
         if not bad and Severity.WARNING not in worst:
