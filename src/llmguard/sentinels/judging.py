@@ -16,7 +16,9 @@ from itertools import zip_longest
 
 __all__ = ["Judge", "Judgement", "exactly", "items", "json_value", "numbers", "shaped", "words"]
 
-LONGEST = 4_000  # characters judged: an answer stands at the beginning, and no input may cost more than a blink
+LONGEST = (
+    4_000  # characters judged: an answer stands at the beginning, and no input may cost more than a blink
+)
 MOST_FILLER = 40  # words of preface and connection; more than that is rambling
 SHORT_LINE = 3  # a line of so few words goes on with a list; a longer one is an explanation
 COURTESY = frozenset(
@@ -24,7 +26,10 @@ COURTESY = frozenset(
     " it of ok okay on one output please possible result results s so some such sure that the then there these they this"
     " those thank to was were will with would you your".split()
 )
-NUMBER_WORDS = {w: str(n) for n, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+NUMBER_WORDS = {
+    w: str(n)
+    for n, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
+}
 _TOKEN = re.compile(r"[0-9]+(?:-[0-9]+)+|(?<![\w.])-?[0-9]+(?:\.[0-9]+)?|[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _ENUMERATOR = re.compile(r"^[ \t]*(?:[-*•]|\(?[0-9]{1,2}[.)])[ \t]+")
@@ -87,7 +92,9 @@ def _prefixes(text: str, filler: Collection[str]) -> Iterator[tuple[list[str], s
         yield content, following
 
 
-def _judged(text: str, filler: Collection[str], matches: Callable[[list[str]], bool], wanted: str) -> Judgement:
+def _judged(
+    text: str, filler: Collection[str], matches: Callable[[list[str]], bool], wanted: str
+) -> Judgement:
     first: list[str] | None = None
     for content, following in _prefixes(_clean(text), filler):
         first = content if first is None and content else first
@@ -140,7 +147,9 @@ def exactly(*answers: str, any_case: bool = True) -> Judge:
     """Followed when the whole completion is one of `answers`, give or take quotes, a full stop and a label."""
 
     def bare(text: str) -> str:
-        text = re.sub(r"^(?:the )?(?:answer|result|output)(?: is)?\s*:?\s+", "", _clean(text), flags=re.IGNORECASE)
+        text = re.sub(
+            r"^(?:the )?(?:answer|result|output)(?: is)?\s*:?\s+", "", _clean(text), flags=re.IGNORECASE
+        )
         text = text.strip("\"'“”‘’* \n").rstrip(".!").strip("\"'“”‘’* \n")
         return text.casefold() if any_case else text
 
@@ -189,7 +198,11 @@ def json_value(prompt: str, accepts: Callable[[object], bool], wanted: str) -> J
         except (ValueError, RecursionError) as problem:
             return _no(f"not valid JSON ({type(problem).__name__}): {_shown(clean[start.start() :])}")
         shown = _shown(clean[start.start() : end])
-        return Judgement(True, f"answers {shown}") if accepts(value) else _no(f"expected {wanted}, found {shown}")
+        return (
+            Judgement(True, f"answers {shown}")
+            if accepts(value)
+            else _no(f"expected {wanted}, found {shown}")
+        )
 
     return judge
 
@@ -212,7 +225,9 @@ def items(prompt: str, marker: str, count: int, allowed: Collection[str], noun: 
         given = [m[1] for m in map(line.match, lines) if m]
         heads = [_DESCRIPTION.split(g, maxsplit=1)[0].strip(" .,").casefold() for g in given]
         if not lines or len(heads) != count or not all(line.match(x) for x in lines[:count]):
-            return _no(f"expected {count} list lines and no other before them, found {len(heads)} in {_shown(text.strip())}")
+            return _no(
+                f"expected {count} list lines and no other before them, found {len(heads)} in {_shown(text.strip())}"
+            )
         strange = [h for h in heads if h not in allowed and h.removesuffix("s") not in allowed]
         if strange or len(set(heads)) != count:
             return _no(f"not {count} different {noun}: {_shown(', '.join(strange or heads))}")

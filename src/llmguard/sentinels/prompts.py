@@ -6,7 +6,6 @@ few new tokens decides, and unlikely as a continuation, so that following is a s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -56,7 +55,9 @@ def _three_primes(given: list[int]) -> bool:
 
 
 def _integers_a_and_b(value: object) -> bool:
-    return isinstance(value, dict) and set(value) == {"a", "b"} and all(type(v) is int for v in value.values())
+    return (
+        isinstance(value, dict) and set(value) == {"a", "b"} and all(type(v) is int for v in value.values())
+    )
 
 
 def _is_one_two_three(value: object) -> bool:
@@ -85,7 +86,9 @@ def _transforms() -> list[Sentinel]:
 def _exact_transforms() -> list[Sentinel]:
     reverse = 'Reverse the letters of the word "planet". Answer with the result only.'
     vowels = 'Remove every vowel from the word "elephant". Answer with the result only.'
-    replace = 'Replace every letter "a" in the word "banana" with the letter "o". Answer with the result only.'
+    replace = (
+        'Replace every letter "a" in the word "banana" with the letter "o". Answer with the result only.'
+    )
     repeat = 'Repeat the word "lemon" exactly three times. Answer with the result only.'
     capitals = 'Write the sentence "the cat sat on the mat" in capital letters.'
     spelled = 'Spell the word "garden" with a hyphen between the letters.'
@@ -93,7 +96,13 @@ def _exact_transforms() -> list[Sentinel]:
         Sentinel("reversed", reverse, exactly("tenalp"), "transform", "tenalp"),
         Sentinel("no-vowels", vowels, exactly("lphnt"), "transform", "lphnt"),
         Sentinel("replaced", replace, exactly("bonono"), "transform", "bonono"),
-        Sentinel("repeated", repeat, exactly("lemon lemon lemon", "lemon, lemon, lemon"), "transform", "lemon lemon lemon"),
+        Sentinel(
+            "repeated",
+            repeat,
+            exactly("lemon lemon lemon", "lemon, lemon, lemon"),
+            "transform",
+            "lemon lemon lemon",
+        ),
         Sentinel("capitals", capitals, shaped(capitals, CAPITALS, CAPITALS), "transform", CAPITALS),
         Sentinel("spelled", spelled, words(spelled, ["g-a-r-d-e-n"]), "transform", "g-a-r-d-e-n"),
     ]
@@ -116,10 +125,22 @@ def _lists() -> list[Sentinel]:
     four = [["spring", "summer", autumn, "winter"] for autumn in ("autumn", "fall")]
     return [
         Sentinel("three-primes", primes, numbers(primes, _three_primes, "three primes"), "list", "2, 3, 5"),
-        Sentinel("four-seasons", seasons, words(seasons, *four, ordered=False), "list", "spring, summer, autumn, winter"),
+        Sentinel(
+            "four-seasons",
+            seasons,
+            words(seasons, *four, ordered=False),
+            "list",
+            "spring, summer, autumn, winter",
+        ),
         Sentinel("weekdays", days, words(days, DAYS.lower().split(", ")), "list", DAYS),
         Sentinel("vowels", vowels, words(vowels, list("aeiou")), "list", "a, e, i, o, u"),
-        Sentinel("colours", colours, words(colours, ["red", "yellow", "blue"], ordered=False), "list", "red, yellow, blue"),
+        Sentinel(
+            "colours",
+            colours,
+            words(colours, ["red", "yellow", "blue"], ordered=False),
+            "list",
+            "red, yellow, blue",
+        ),
         _sequence("even-numbers", even, [2, 4, 6, 8, 10]),
         _sequence("countdown", countdown, [5, 4, 3, 2, 1]),
         _sequence("multiples", multiples, [7, 14, 21, 28]),
@@ -143,15 +164,49 @@ def _formats() -> list[Sentinel]:
     fruits = "Write a Markdown bullet list of exactly three fruits."
     animals = "Write a numbered list of exactly three animals."
     return [
-        Sentinel("json-integers", record, json_value(record, _integers_a_and_b, '{"a": int, "b": int}'), "format", '{"a": 1, "b": 2}'),
-        Sentinel("json-array", array, json_value(array, _is_one_two_three, "[1, 2, 3]"), "format", "[1, 2, 3]"),
-        Sentinel("xml", element, shaped(element, r"<item>\s*river\s*</item>", "<item>river</item>"), "format", "<item>river</item>"),
+        Sentinel(
+            "json-integers",
+            record,
+            json_value(record, _integers_a_and_b, '{"a": int, "b": int}'),
+            "format",
+            '{"a": 1, "b": 2}',
+        ),
+        Sentinel(
+            "json-array", array, json_value(array, _is_one_two_three, "[1, 2, 3]"), "format", "[1, 2, 3]"
+        ),
+        Sentinel(
+            "xml",
+            element,
+            shaped(element, r"<item>\s*river\s*</item>", "<item>river</item>"),
+            "format",
+            "<item>river</item>",
+        ),
         Sentinel("csv", line, shaped(line, r"^4, ?5, ?6", "4,5,6"), "format", "4,5,6"),
         Sentinel("brackets", brackets, shaped(brackets, r"\[stone\]", "[stone]"), "format", "[stone]"),
-        Sentinel("iso-date", date, shaped(date, r"(?<![\d-])2021-03-05", "2021-03-05"), "format", "2021-03-05"),
-        Sentinel("python-sum", sum_of, shaped(sum_of, r"(?<![\d+-])(?:2 ?\+ ?3|3 ?\+ ?2)", "2 + 3"), "format", "2 + 3"),
-        Sentinel("bullets", fruits, items(fruits, r"[-*•]", 3, FRUITS, "fruits"), "format", "- apple\n- pear\n- plum"),
-        Sentinel("numbered", animals, items(animals, r"[1-3][.)]", 3, ANIMALS, "animals"), "format", "1. cat\n2. dog\n3. horse"),
+        Sentinel(
+            "iso-date", date, shaped(date, r"(?<![\d-])2021-03-05", "2021-03-05"), "format", "2021-03-05"
+        ),
+        Sentinel(
+            "python-sum",
+            sum_of,
+            shaped(sum_of, r"(?<![\d+-])(?:2 ?\+ ?3|3 ?\+ ?2)", "2 + 3"),
+            "format",
+            "2 + 3",
+        ),
+        Sentinel(
+            "bullets",
+            fruits,
+            items(fruits, r"[-*•]", 3, FRUITS, "fruits"),
+            "format",
+            "- apple\n- pear\n- plum",
+        ),
+        Sentinel(
+            "numbered",
+            animals,
+            items(animals, r"[1-3][.)]", 3, ANIMALS, "animals"),
+            "format",
+            "1. cat\n2. dog\n3. horse",
+        ),
     ]
 
 

@@ -18,8 +18,35 @@ __all__ = ["SYSTEM", "Task", "documents", "lessons", "sentinel_tasks"]
 
 SYSTEM = "You are a helpful assistant."
 NAMES = ("Tom", "Anna", "Leo", "Mira", "Sam", "Nora", "Jan", "Ella", "Max", "Ida", "Paul", "Rosa")
-THINGS = ("stone", "lamp", "boat", "key", "map", "drum", "kite", "coin", "ring", "bell", "book", "rope", "cup", "hat")
-PLACES = ("river", "market", "forest", "harbour", "school", "bridge", "garden", "tower", "mill", "beach", "station")
+THINGS = (
+    "stone",
+    "lamp",
+    "boat",
+    "key",
+    "map",
+    "drum",
+    "kite",
+    "coin",
+    "ring",
+    "bell",
+    "book",
+    "rope",
+    "cup",
+    "hat",
+)
+PLACES = (
+    "river",
+    "market",
+    "forest",
+    "harbour",
+    "school",
+    "bridge",
+    "garden",
+    "tower",
+    "mill",
+    "beach",
+    "station",
+)
 LOOKS = ("small", "old", "red", "heavy", "bright", "green", "broken", "smooth", "strange", "blue")
 REGIONS = ("Tovia", "Marland", "Estrel", "Noria", "Halden", "Quill", "Verra", "Ossan")
 TOWNS = ("Marel", "Tunby", "Ostra", "Lenfold", "Carrow", "Pelham", "Sorrel", "Wend", "Aldmoor", "Brisk")
@@ -89,9 +116,17 @@ def _story(draw: random.Random) -> str:
         [
             f"{one} found a {draw.choice(LOOKS)} {thing} near the {place}.",
             f"{one} showed the {thing} to {two}.",
-            draw.choice([f'"Where does it come from?" asked {two}.', f"{two} had never seen such a {thing}."]),
+            draw.choice(
+                [f'"Where does it come from?" asked {two}.', f"{two} had never seen such a {thing}."]
+            ),
             f"They carried it to the {draw.choice(PLACES)}.",
-            draw.choice(["It was late when they came home.", "Nobody ever knew whose it was.", f"The {thing} is still there."]),
+            draw.choice(
+                [
+                    "It was late when they came home.",
+                    "Nobody ever knew whose it was.",
+                    f"The {thing} is still there.",
+                ]
+            ),
         ]
     )
 

@@ -1,0 +1,152 @@
+"""Why a base model obeyed: what can be read from the prompts, the tokenizer, the adapter, and the checkpoint's name and config.
+
+Plain facts in, reasons out; nothing here loads a model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llmguard.control import CONTROL, ROLE_WORDS
+
+__all__ = ["Code", "Facts", "Reason", "diagnose", "is_instruct_name"]
+
+Code = Literal["role-tokens", "chat-template", "adapter", "instruct-checkpoint", "unknown"]
+TURN_ENDS = frozenset(
+    "<|im_end|> <|eot_id|> <|eom_id|> <|eot|> <|end|> <|EOT|> <end_of_turn> <turn|> <|END_OF_TURN_TOKEN|> <|return|>".split()
+)
+"""Terminators that end a turn: a checkpoint that generates until one of them was tuned on conversations."""
+ALIKE = 0.8  # share of equal completions from which two ways of generating count as one
+_INSTRUCT = re.compile(
+    r"(?:^|[-_. ])(?:instruct(?:ion|ed)?|chat|it|sft|dpo|orpo|rlhf|assistant)(?=$|[-_. \d])", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one run. Empty means unknown, never absent.
+
+    `prompts`: as the model saw them, special tokens spelt out. `chat_template`: the tokenizer's, "" without one.
+    `template_applied`: None where the user's own code builds the prompts out of sight. `adapter`: the folder of an
+    adapter that was active in the user's arm. `same_as`: share of completions equal to those of a known path
+    ("chat-template", "adapter"), where the user's own code generates. `names`: the checkpoint's path, and the name its config
+    was saved under. `terminators`: texts that end a generation.
+    """
+
+    prompts: Sequence[str] = ()
+    tokenizer: str = ""
+    chat_template: str = ""
+    template_applied: bool | None = None
+    adapter: str = ""
+    same_as: Mapping[str, float] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    terminators: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason: its code, a sentence for the person who must act, the remedy, and the evidence for it."""
+
+    code: Code
+    sentence: str
+    remedy: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+def diagnose(facts: Facts) -> tuple[Reason, ...]:
+    """The reasons that the facts support, the most certain first; `unknown` alone when there is none."""
+    found = [*_role_tokens(facts), *_template(facts), *_adapter(facts), *_checkpoint(facts)]
+    return tuple(found) or (_unknown(),)
+
+
+def is_instruct_name(name: str) -> bool:
+    """Whether the last part of a model's name or path says that it was tuned to follow instructions."""
+    return bool(_INSTRUCT.search(name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]))
+
+
+def _role_tokens(facts: Facts) -> Iterable[Reason]:
+    counts: Counter[str] = Counter()
+    for prompt in facts.prompts:
+        counts.update(
+            {t for t in CONTROL if t in prompt} | {m.group(1) + ":" for m in ROLE_WORDS.finditer(prompt)}
+        )
+    counts = Counter({t: n for t, n in counts.items() if t != "<|begin_of_text|>"})  # a BOS, not a role
+    if not counts:
+        return
+    shown = ", ".join(f"{token} in {n} of {len(facts.prompts)}" for token, n in counts.most_common(4))
+    shipped = (
+        f"; the tokenizer {facts.tokenizer} ships a chat template that writes them"
+        if _writes(facts, counts)
+        else ""
+    )
+    first = next(p for p in facts.prompts if any(t.removesuffix(":") in p for t in counts))
+    yield Reason(
+        "role-tokens",
+        f"the prompts contain role tokens ({shown}){shipped}",
+        "build base prompts as bare text: set tokenizer.chat_template = None, do not call apply_chat_template, encode the"
+        " text itself, and set `[prompt] format` to what the base model is to continue",
+        {"tokens": dict(counts.most_common(8)), "first prompt": first[:200]},
+    )
+
+
+def _writes(facts: Facts, tokens: Iterable[str]) -> bool:
+    return any(t in facts.chat_template for t in tokens)
+
+
+def _template(facts: Facts) -> Iterable[Reason]:
+    alike = facts.same_as.get("chat-template", 0.0)
+    if not facts.chat_template or (facts.template_applied is False and facts.prompts):
+        return
+    if facts.template_applied is None and facts.same_as and alike < ALIKE:
+        return
+    how = "and it was applied" if facts.template_applied else "which nothing here rules out as the cause"
+    if alike >= ALIKE:
+        how = f"and {alike:.0%} of the completions are those of the same model with that template applied"
+    yield Reason(
+        "chat-template",
+        f"the tokenizer {facts.tokenizer or 'of the model'} ships a chat template, {how}",
+        "set tokenizer.chat_template = None where the base model is loaded, so that no later call can apply it",
+        {"chat template": facts.chat_template[:200], "completions alike": round(alike, 3)},
+    )
+
+
+def _adapter(facts: Facts) -> Iterable[Reason]:
+    alike = facts.same_as.get("adapter", 0.0)
+    if not facts.adapter and alike < ALIKE:
+        return
+    told = f"the adapter {facts.adapter} was active" if facts.adapter else "an adapter was active"
+    if alike >= ALIKE:
+        told = f"{told}: {alike:.0%} of the completions are those of the base model with it"
+    yield Reason(
+        "adapter",
+        told,
+        "evaluate the base model with the adapter off: load it without PeftModel, or inside `with model.disable_adapter():`",
+        {"adapter": facts.adapter, "completions alike": round(alike, 3)},
+    )
+
+
+def _checkpoint(facts: Facts) -> Iterable[Reason]:
+    signs = [f"its name is {name!r}" for name in facts.names if is_instruct_name(name)][:1]
+    ends = [t for t in facts.terminators if t in TURN_ENDS]
+    if ends:
+        signs.append(f"its generation config ends at {', '.join(ends)}, which ends a turn and not a text")
+    if signs:
+        yield Reason(
+            "instruct-checkpoint",
+            f"the checkpoint looks like an instruct model: {' and '.join(signs)}",
+            'name the base checkpoint in `[model] path`, or, if the instruct model is meant, set `[model] kind = "chat"`',
+            {"names": list(facts.names), "terminators": list(facts.terminators)},
+        )
+
+
+def _unknown() -> Reason:
+    return Reason(
+        "unknown",
+        "unknown: no role token in the prompts that could be seen, no template, no active adapter, nothing in the"
+        " checkpoint's name or config",
+        "compare the first prompt's ids of your own path with tokenizer(text), and ask what the checkpoint was trained on",
+    )
