@@ -1,4 +1,4 @@
-"""Tokens: BOS, terminators, control tokens, ids that are those of their text."""
+"""Tokens: the tokenizer loads, responses end, control tokens are control tokens, ids are the vocabulary's."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ from llmguard.alignment import Status, align
 from llmguard.checks.tokens_of_rows import evidence_of, first_where, hits, masks_tally, names_of, row_hits
 from llmguard.contract import Yields, check, row_check
 from llmguard.control import SPLIT_CANDIDATES
-from llmguard.encoded import Encoded, as_encoded
-from llmguard.evidence.prompts import Prompts, as_prompts
-from llmguard.findings import Finding, Where, error, note, warning
+from llmguard.encoded import as_encoded
+from llmguard.findings import Finding, Where, error, warning
 from llmguard.formats import ChatTemplate, Kind
-from llmguard.ragged import Ragged
 from llmguard.rows import Rows, as_rows
 from llmguard.tally import Tally
 from llmguard.vocabulary import squeeze, vocabulary_of
 
 __all__ = [
     "control_tokens_are_single_ids",
-    "every_row_has_one_bos",
     "ids_are_in_the_vocabulary",
-    "ids_match_their_text",
-    "prompts_have_one_bos",
     "response_ends_with_its_terminator",
     "tokenizer_loads",
 ]
@@ -46,132 +41,6 @@ def tokenizer_loads(loading: dict[str, Any]) -> Yields:
             evidence={"error": told},
         )
     return 1
-
-
-def prepended(tokenizer: Any) -> list[int]:
-    """The ids that `tokenizer(text)` puts before a text."""
-    bare = list(tokenizer("x", add_special_tokens=False)["input_ids"])
-    full = list(tokenizer("x")["input_ids"])
-    starts = [i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare]
-    return full[: starts[0]] if starts else []
-
-
-def _leading(ids: Ragged, bos: int) -> Any:
-    """How many BOS ids each row starts with: int64 [rows]."""
-    others = np.where(ids.values != bos, ids.position, np.iinfo(np.int64).max)
-    first = ids.lengths.copy()
-    np.minimum.at(first, ids.row_of, others)
-    return first
-
-
-def _bos_of(tokenizer: Any) -> int | None:
-    ids = prepended(tokenizer)
-    return ids[0] if ids else tokenizer.bos_token_id
-
-
-@row_check
-def every_row_has_one_bos(
-    encoded: Any, tokenizer: Any, rows: Any = None, template: Any = None, add_special_tokens: bool = True
-) -> Tally:
-    """Every training row starts with exactly one BOS where this tokenizer wants one; none stands in the middle of a response.
-
-    Rows that a chat template renders are held to what the template itself writes. Tokenizers that add no BOS are asked for none.
-    """
-    found = as_encoded(encoded)
-    bos = _bos_of(tokenizer)
-    if bos is None:
-        return Tally(len(found))
-    source = as_rows(rows) if rows is not None else None
-    leading = _leading(found.input_ids, bos)
-    whole = np.ones(len(found), dtype=bool)
-    if source is not None:
-        whole = align(found, source, tokenizer, template).status != Status.CUT_LEFT
-    doubled = leading > 1
-    wanted = bool(prepended(tokenizer)) and add_special_tokens and not isinstance(template, ChatTemplate)
-    missing = (
-        (leading == 0) & whole & wanted & (found.input_ids.lengths > 0) & ~_rendered(found, source, tokenizer)
-    )
-    return masks_tally(
-        found,
-        len(found),
-        doubled=row_hits(found, source, doubled),
-        missing=row_hits(found, source, missing),
-        inner=_inner(found, source, tokenizer, template, bos),
-    )
-
-
-def _rendered(encoded: Encoded, rows: Rows | None, tokenizer: Any) -> Any:
-    """Rows that are exactly what the tokenizer's own chat template renders: it decides about BOS."""
-    if rows is None or not tokenizer.chat_template:
-        return np.zeros(len(encoded), dtype=bool)
-    own = encoded.__dict__.setdefault("_own_template", ChatTemplate(tokenizer, declared=False))
-    return align(encoded, rows, tokenizer, own).status == Status.EXACT
-
-
-def _inner(encoded: Encoded, rows: Rows | None, tokenizer: Any, template: Any, bos: int) -> Any:
-    """BOS right before a response: inserted at the seam by tokenising the response with special tokens."""
-    if rows is None or bos == tokenizer.eos_token_id:
-        return row_hits(encoded, rows, np.zeros(len(encoded), dtype=bool))
-    alignment = align(encoded, rows, tokenizer, template)
-    ids = encoded.input_ids
-    is_bos = (ids.values == bos) & (ids.position > 0)
-    before = np.zeros_like(is_bos)
-    before[:-1] = np.isin(alignment.kind[1:], (Kind.RESPONSE, Kind.BLANK_WITHIN, Kind.STRADDLE))
-    return hits(encoded, rows, is_bos & before & np.repeat(alignment.matched, ids.lengths), alignment)
-
-
-@every_row_has_one_bos.explain
-def _bos(tally: Tally) -> Iterator[Finding]:
-    if tally["doubled"].rows:
-        yield error(
-            first_where(tally["doubled"]),
-            what=f"{tally.rate('doubled')} start with two BOS tokens",
-            why="the model has never seen this start; quality drops a little everywhere, and serving, which adds one, differs from training",
-            cause="text rendered by a chat template (which writes BOS) was tokenised again with add_special_tokens=True",
-            remedy="call apply_chat_template(tokenize=True), or tokenise rendered text with add_special_tokens=False",
-            evidence=evidence_of(tally["doubled"]),
-        )
-    if tally["missing"].rows:
-        yield error(
-            first_where(tally["missing"]),
-            what=f"{tally.rate('missing')} do not start with BOS, which this tokenizer puts before every text",
-            why="models trained with BOS (Gemma, Llama) lose much of their quality without it, and generation, which adds it, differs from training",
-            cause="text tokenised with add_special_tokens=False",
-            remedy="tokenise with special tokens; if generation does without BOS too, say `[prompt] add_special_tokens = false`",
-            evidence=evidence_of(tally["missing"]),
-        )
-    if tally["inner"].rows:
-        yield error(
-            first_where(tally["inner"]),
-            what=f"{tally.rate('inner')} have a BOS between prompt and response",
-            why="at generation time nothing stands there, so that the response is learnt behind a token that never comes",
-            cause="prompt and response were tokenised apart, both with special tokens",
-            remedy="tokenise the response with add_special_tokens=False",
-            evidence=evidence_of(tally["inner"]),
-        )
-
-
-@check
-def prompts_have_one_bos(prompts: Prompts | Any, tokenizer: Any, add_special_tokens: bool = True) -> Yields:
-    """Every generation prompt starts with exactly one BOS where this tokenizer wants one, with none doubled."""
-    found = as_prompts(prompts, tokenizer, add_special_tokens=add_special_tokens)
-    bos = _bos_of(tokenizer)
-    if bos is None or not len(found):
-        return len(found)
-    doubled = np.flatnonzero(_leading(found.input_ids, bos) > 1)
-    if len(doubled):
-        row = int(doubled[0])
-        yield error(
-            Where(what=f"prompts of {found.made_by}", row=int(found.source[row])),
-            what=f"{len(doubled):,} of {len(found):,} prompts reach the model with two BOS tokens (ids {found.input_ids[row][:4].tolist()} …)",
-            why="the model has never seen this start; answers get worse without any error",
-            cause="the builder returns text that holds BOS already, and the tokenizer adds another",
-            remedy="return text without BOS, return ids, or set `[prompt] add_special_tokens = false` if your generation code tokenises so",
-            expected="one BOS",
-            actual="two",
-            evidence={"rows": found.source[doubled[:5]].tolist(), "ids": found.input_ids[row][:8].tolist()},
-        )
-    return len(found)
 
 
 @row_check
@@ -294,100 +163,3 @@ def _beyond(tally: Tally) -> Iterator[Finding]:
             remedy="encode again with the tokenizer that you train with",
             evidence=evidence_of(tally["beyond"]),
         )
-
-
-@row_check
-def ids_match_their_text(encoded: Any, rows: Any, tokenizer: Any, template: Any = None) -> Tally:
-    """The ids of every row hold the text of its source row: every prompt and every response (truncation allowed for).
-
-    Also no two rows have the same ids under different responses. Compares bytes, not tokens: how prompt and response were
-    tokenised does not matter here. If most rows lack their prompt (a builder that rewrites it), only responses are judged.
-    """
-    found, source = as_encoded(encoded), as_rows(rows)
-    alignment = align(found, source, tokenizer, template)
-    known = alignment.status != Status.NO_TURNS
-    stale = alignment.status == Status.UNMATCHED
-    cut = np.isin(alignment.status, (Status.CUT_LEFT, Status.CUT_RIGHT))
-    prompts = (
-        np.fromiter((bool(lost) for lost in alignment.lost), dtype=bool, count=len(found)) & ~stale & ~cut
-    )
-    if prompts.sum() * 2 > max(int(known.sum()), 1):
-        prompts[:] = False
-    return masks_tally(
-        found, int(known.sum()), response=row_hits(found, source, stale, alignment), prompt=row_hits(found, source, prompts, alignment),
-        same=row_hits(found, source, _same_ids(found, source), alignment),
-    )  # fmt: skip
-
-
-def _same_ids(encoded: Encoded, rows: Rows) -> Any:
-    """Rows whose ids another row has too, while their texts differ: bool [rows]."""
-    seen: dict[bytes, tuple[int, str]] = {}
-    bad = np.zeros(len(encoded), dtype=bool)
-    for row, ids in enumerate(encoded.input_ids):
-        source = int(encoded.source[row])
-        turns = rows.turns[source] if 0 <= source < len(rows) else None
-        if not turns or not len(ids):
-            continue
-        text = "\x00".join(t.content.strip() for t in turns)
-        first = seen.setdefault(ids.tobytes(), (row, text))
-        bad[row] = first[1] != text
-    return bad & _not_nested(encoded)
-
-
-def _not_nested(encoded: Encoded) -> Any:
-    """Short rows repeat legitimately once they are cut; rows of at least 16 tokens do not."""
-    return encoded.input_ids.lengths >= 16
-
-
-@ids_match_their_text.explain
-def _stale(tally: Tally) -> Iterator[Finding]:
-    for kind, what in (
-        ("response", "do not hold the response of their row"),
-        ("prompt", "do not hold the prompt of their row"),
-    ):
-        found = tally[kind]
-        if found.rows:
-            yield error(
-                first_where(found),
-                what=f"{tally.rate(kind)} have ids that {what} ({names_of(found)})",
-                why="the model trains on text that is no longer in the data: edits, corrections and poisonings have no effect",
-                cause="text was edited or copied after it was tokenised, or a cache was made by another tokenizer, template or version of the data",
-                remedy="tokenise again from the text (delete the prepared folder and the datasets cache); never change a text column without its ids",
-                expected="ids that decode to the row's text",
-                actual="other text",
-                evidence=evidence_of(found),
-            )
-    if tally["same"].rows and not tally["response"].rows:
-        yield error(
-            first_where(tally["same"]),
-            what=f"{tally.rate('same')} share their ids with a row of other text",
-            why="variants were copied with the ids of the original: all of them train the same words",
-            cause="a row was copied and only its text replaced",
-            remedy="tokenise every variant from its own text",
-            evidence=evidence_of(tally["same"]),
-        )
-
-
-@check
-def tokenizer_is_lossless(rows: Any, tokenizer: Any) -> Yields:
-    """Encoding and decoding gives the text of the data back (spaces aside): nothing is dropped, nothing becomes unknown."""
-    source = as_rows(rows)
-    vocabulary = vocabulary_of(tokenizer)
-    chosen = [(r, t.content) for r in range(min(len(source), 500)) for t in source.turns[r] or ()]
-    encoded = tokenizer([text for _, text in chosen], add_special_tokens=False)["input_ids"] if chosen else []
-    lost = [
-        (r, text)
-        for (r, text), ids in zip(chosen, encoded, strict=True)
-        if vocabulary.bytes_of(ids) != vocabulary.text_as_bytes(text)
-    ]
-    if lost:
-        row, text = lost[0]
-        yield (warning if len(lost) * 50 > len(chosen) else note)(
-            source.where(row),
-            what=f"{len(lost):,} of {len(chosen):,} texts do not come back from their ids ({text[:60]!r} …)",
-            why="what the tokenizer loses cannot be learnt, and cannot be written",
-            cause="a vocabulary without byte fallback, or a normaliser that drops characters",
-            remedy="look at the characters; replace them in the data or use a tokenizer that keeps them",
-            evidence={"rows": [r for r, _ in lost[:5]]},
-        )
-    return len(chosen)

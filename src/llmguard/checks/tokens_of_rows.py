@@ -7,14 +7,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmguard.alignment import Alignment, window
-from llmguard.encoded import Encoded
+from llmguard.alignment import Alignment, align, window
+from llmguard.encoded import Encoded, as_encoded
 from llmguard.findings import Where
+from llmguard.formats import Kind
 from llmguard.ragged import Ints
-from llmguard.rows import Rows
+from llmguard.rows import Rows, as_rows
 from llmguard.tally import FIRST, Hits, Tally
 
-__all__ = ["first_where", "hits", "masks_tally", "names_of", "row_hits"]
+__all__ = [
+    "aligned",
+    "evidence_of",
+    "first_where",
+    "hits",
+    "last_turn",
+    "masks_tally",
+    "names_of",
+    "per_token",
+    "row_hits",
+    "trained_turns",
+]
 
 
 def hits(
@@ -101,3 +113,30 @@ def evidence_of(found: Hits) -> dict[str, Any]:
     rows = [{k: v for k, v in e.items() if k != "tokens"} for e in found.examples]
     tokens = found.examples[0].get("tokens", []) if found.examples else []
     return {"rows": rows, "tokens": tokens, "count": found.rows}
+
+
+def aligned(encoded: Any, rows: Any, tokenizer: Any, template: Any) -> tuple[Encoded, Rows, Alignment]:
+    """Encoded rows, their source rows, and what every token is for."""
+    found, source = as_encoded(encoded), as_rows(rows)
+    return found, source, align(found, source, tokenizer, template)
+
+
+def per_token(encoded: Encoded, of_rows: Any) -> Any:
+    """An array of [rows] repeated for every token: [tokens]."""
+    return np.repeat(of_rows, encoded.input_ids.lengths)
+
+
+def last_turn(encoded: Encoded, alignment: Alignment) -> Any:
+    """Tokens of the last response of their row: bool [tokens]."""
+    return alignment.turn == per_token(encoded, alignment.responses - 1)
+
+
+def trained_turns(encoded: Encoded, alignment: Alignment) -> Any:
+    """Tokens of turns of which some response token is trained: bool [tokens]."""
+    turn = alignment.turn.astype(np.int64)
+    width = int(turn.max(initial=0)) + 2
+    key = encoded.input_ids.row_of * width + turn + 1
+    counted = np.bincount(
+        key[encoded.trained & alignment.of(Kind.RESPONSE, Kind.STRADDLE)], minlength=len(encoded) * width
+    )
+    return (counted[key] > 0) & (turn >= 0)

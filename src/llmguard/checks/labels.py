@@ -1,0 +1,148 @@
+"""Labels as they are, without the text: none missing everywhere, none shifted, none on padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llmguard.checks.tokens_of_rows import (
+    evidence_of,
+    first_where,
+    hits,
+    masks_tally,
+    names_of,
+    per_token,
+    row_hits,
+)
+from llmguard.contract import row_check
+from llmguard.encoded import IGNORE_INDEX, Encoded, as_encoded
+from llmguard.findings import Finding, error
+from llmguard.rows import as_rows
+from llmguard.tally import Tally
+
+__all__ = [
+    "every_row_has_a_supervised_token",
+    "labels_are_not_shifted",
+    "padding_is_never_trained",
+]
+
+
+@row_check
+def every_row_has_a_supervised_token(encoded: Any, rows: Any = None) -> Tally:
+    """Every row has a token that is trained.
+
+    A batch of rows without one has the loss NaN (0/0), which the Trainer logs as 0.0 (trl#6668); a framework may also drop
+    such rows without a word. Looks at labels alone; needs no tokenizer.
+    """
+    found = as_encoded(encoded)
+    if not found.has_labels:
+        return Tally()
+    bare = found.input_ids.count(found.trained) == 0
+    return masks_tally(
+        found,
+        len(found),
+        bare=row_hits(
+            found, as_rows(rows) if rows is not None else None, bare, length=found.input_ids.lengths
+        ),
+    )
+
+
+@every_row_has_a_supervised_token.explain
+def _bare_rows(tally: Tally) -> Iterator[Finding]:
+    if tally["bare"].rows:
+        yield error(
+            first_where(tally["bare"]),
+            what=f"{tally.rate('bare')} have no supervised token: every label is {IGNORE_INDEX} ({names_of(tally['bare'])})",
+            why="such rows teach nothing, and a batch of them has the loss NaN, which the Trainer logs as 0.0",
+            cause="a response marker that is not found in the ids, a prompt longer than max_length, an assistant mask without {% generation %} in the template",
+            remedy="look at one of these rows with `llmguard show`; build labels from the prompt's length or from offsets, not from a marker; truncate the prompt, not the response",
+            expected="at least one label in every row",
+            actual=f"{tally['bare'].rows} rows without",
+            evidence=evidence_of(tally["bare"]),
+        )
+
+
+@row_check
+def labels_are_not_shifted(encoded: Any, rows: Any = None) -> Tally:
+    """Where a label is set, it is the token at its own position: causal models of transformers shift inside (transformers#44642).
+
+    Rows of fewer than three supervised tokens are not judged.
+    """
+    found = as_encoded(encoded)
+    if "labels" not in found.columns or not found.labels.same_shape(found.input_ids):
+        return Tally()
+    ids, labels, trained = found.input_ids, found.labels, found.trained
+    source = as_rows(rows) if rows is not None else None
+    wrong = trained & (labels.values != ids.values)
+    ahead = np.zeros_like(wrong)
+    ahead[:-1] = wrong[:-1] & (labels.values[:-1] == ids.values[1:])
+    behind = np.zeros_like(wrong)
+    behind[1:] = wrong[1:] & (labels.values[1:] == ids.values[:-1])
+    many = ids.count(wrong) * 2 > np.maximum(ids.count(trained), 1)
+    shifted = per_token(found, many) & (ahead | behind)
+    return masks_tally(
+        found,
+        len(found),
+        shifted=hits(found, source, shifted),
+        other=hits(found, source, wrong & ~per_token(found, many)),
+    )
+
+
+@labels_are_not_shifted.explain
+def _shifted_labels(tally: Tally) -> Iterator[Finding]:
+    if tally["shifted"].rows:
+        yield error(
+            first_where(tally["shifted"]),
+            what=f"{tally.rate('shifted')} have labels moved by one position against their ids ({tally['shifted'].things:,} labels)",
+            why="a causal model of transformers shifts labels itself: shifted twice, it learns the token after the next one and generates word salad",
+            cause="labels = input_ids[1:] as in a hand-written training loop",
+            remedy="set labels[i] = input_ids[i] (or -100) and leave the shift to the model",
+            evidence=evidence_of(tally["shifted"]),
+        )
+    if tally["other"].rows:
+        yield error(
+            first_where(tally["other"]),
+            what=f"{tally.rate('other')} train a token that is not the one in their ids ({tally['other'].things:,} labels differ)",
+            why="the model is taught other words than the row holds",
+            cause="ids edited after labels were made, or labels of another row",
+            remedy="make labels from the ids of the same row, last of all",
+            evidence=evidence_of(tally["other"]),
+        )
+
+
+@row_check
+def padding_is_never_trained(encoded: Any, rows: Any = None, tokenizer: Any = None) -> Tally:
+    """No padding has a label: neither tokens with attention 0, nor a run of pad tokens at the end of a row (axolotl#2227)."""
+    found = as_encoded(encoded)
+    if not found.has_labels:
+        return Tally()
+    padding = ~found.attended
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is not None and "attention_mask" not in found.columns:
+        padding = padding | _trailing_run(found, int(pad), keep_first=pad == tokenizer.eos_token_id)
+    source = as_rows(rows) if rows is not None else None
+    return masks_tally(found, len(found), padding=hits(found, source, padding & found.trained))
+
+
+def _trailing_run(encoded: Encoded, pad: int, *, keep_first: bool) -> Any:
+    """Tokens of the run of `pad` that ends each row; without its first where that may be the terminator: bool [tokens]."""
+    ids = encoded.input_ids
+    others = np.where(ids.values != pad, ids.position + 1, 0)
+    last = np.zeros(len(ids), dtype=np.int64)
+    np.maximum.at(last, ids.row_of, others)
+    return ids.position >= np.repeat(last + (1 if keep_first else 0), ids.lengths)
+
+
+@padding_is_never_trained.explain
+def _trained_padding(tally: Tally) -> Iterator[Finding]:
+    if tally["padding"].rows:
+        yield error(
+            first_where(tally["padding"]),
+            what=f"{tally.rate('padding')} train padding ({tally['padding'].things:,} tokens)",
+            why="the loss looks better than it is, and the model learns to write padding",
+            cause="labels were padded with the pad token instead of -100",
+            remedy="pad labels with -100 (DataCollatorForSeq2Seq and TRL's collators do)",
+            evidence=evidence_of(tally["padding"]),
+        )

@@ -1,0 +1,119 @@
+"""Ids and text: ids hold the text of their row, and the tokenizer gives it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llmguard.alignment import Status, align
+from llmguard.checks.tokens_of_rows import evidence_of, first_where, masks_tally, names_of, row_hits
+from llmguard.contract import Yields, check, row_check
+from llmguard.encoded import Encoded, as_encoded
+from llmguard.findings import Finding, error, note, warning
+from llmguard.rows import Rows, as_rows
+from llmguard.tally import Tally
+from llmguard.vocabulary import vocabulary_of
+
+__all__ = [
+    "ids_match_their_text",
+    "tokenizer_is_lossless",
+]
+
+
+@row_check
+def ids_match_their_text(encoded: Any, rows: Any, tokenizer: Any, template: Any = None) -> Tally:
+    """The ids of every row hold the text of its source row: every prompt and every response (truncation allowed for).
+
+    Also no two rows have the same ids under different responses. Compares bytes, not tokens: how prompt and response were
+    tokenised does not matter here. If most rows lack their prompt (a builder that rewrites it), only responses are judged.
+    """
+    found, source = as_encoded(encoded), as_rows(rows)
+    alignment = align(found, source, tokenizer, template)
+    known = alignment.status != Status.NO_TURNS
+    stale = alignment.status == Status.UNMATCHED
+    cut = np.isin(alignment.status, (Status.CUT_LEFT, Status.CUT_RIGHT))
+    prompts = (
+        np.fromiter((bool(lost) for lost in alignment.lost), dtype=bool, count=len(found)) & ~stale & ~cut
+    )
+    if prompts.sum() * 2 > max(int(known.sum()), 1):
+        prompts[:] = False
+    return masks_tally(
+        found, int(known.sum()), response=row_hits(found, source, stale, alignment), prompt=row_hits(found, source, prompts, alignment),
+        same=row_hits(found, source, _same_ids(found, source), alignment),
+    )  # fmt: skip
+
+
+def _same_ids(encoded: Encoded, rows: Rows) -> Any:
+    """Rows whose ids another row has too, while their texts differ: bool [rows]."""
+    seen: dict[bytes, tuple[int, str]] = {}
+    bad = np.zeros(len(encoded), dtype=bool)
+    for row, ids in enumerate(encoded.input_ids):
+        source = int(encoded.source[row])
+        turns = rows.turns[source] if 0 <= source < len(rows) else None
+        if not turns or not len(ids):
+            continue
+        text = "\x00".join(t.content.strip() for t in turns)
+        first = seen.setdefault(ids.tobytes(), (row, text))
+        bad[row] = first[1] != text
+    return bad & _not_nested(encoded)
+
+
+def _not_nested(encoded: Encoded) -> Any:
+    """Short rows repeat legitimately once they are cut; rows of at least 16 tokens do not."""
+    return encoded.input_ids.lengths >= 16
+
+
+@ids_match_their_text.explain
+def _stale(tally: Tally) -> Iterator[Finding]:
+    for kind, what in (
+        ("response", "do not hold the response of their row"),
+        ("prompt", "do not hold the prompt of their row"),
+    ):
+        found = tally[kind]
+        if found.rows:
+            yield error(
+                first_where(found),
+                what=f"{tally.rate(kind)} have ids that {what} ({names_of(found)})",
+                why="the model trains on text that is no longer in the data: edits, corrections and poisonings have no effect",
+                cause="text was edited or copied after it was tokenised, or a cache was made by another tokenizer, template or version of the data",
+                remedy="tokenise again from the text (delete the prepared folder and the datasets cache); never change a text column without its ids",
+                expected="ids that decode to the row's text",
+                actual="other text",
+                evidence=evidence_of(found),
+            )
+    if tally["same"].rows and not tally["response"].rows:
+        yield error(
+            first_where(tally["same"]),
+            what=f"{tally.rate('same')} share their ids with a row of other text",
+            why="variants were copied with the ids of the original: all of them train the same words",
+            cause="a row was copied and only its text replaced",
+            remedy="tokenise every variant from its own text",
+            evidence=evidence_of(tally["same"]),
+        )
+
+
+@check
+def tokenizer_is_lossless(rows: Any, tokenizer: Any) -> Yields:
+    """Encoding and decoding gives the text of the data back (spaces aside): nothing is dropped, nothing becomes unknown."""
+    source = as_rows(rows)
+    vocabulary = vocabulary_of(tokenizer)
+    chosen = [(r, t.content) for r in range(min(len(source), 500)) for t in source.turns[r] or ()]
+    encoded = tokenizer([text for _, text in chosen], add_special_tokens=False)["input_ids"] if chosen else []
+    lost = [
+        (r, text)
+        for (r, text), ids in zip(chosen, encoded, strict=True)
+        if vocabulary.bytes_of(ids) != vocabulary.text_as_bytes(text)
+    ]
+    if lost:
+        row, text = lost[0]
+        yield (warning if len(lost) * 50 > len(chosen) else note)(
+            source.where(row),
+            what=f"{len(lost):,} of {len(chosen):,} texts do not come back from their ids ({text[:60]!r} …)",
+            why="what the tokenizer loses cannot be learnt, and cannot be written",
+            cause="a vocabulary without byte fallback, or a normaliser that drops characters",
+            remedy="look at the characters; replace them in the data or use a tokenizer that keeps them",
+            evidence={"rows": [r for r, _ in lost[:5]]},
+        )
+    return len(chosen)
