@@ -107,11 +107,13 @@ class TestPacking:
         assert not position_ids_restart_with_each_document(batch)
         assert not first_token_of_a_document_is_not_trained(batch)
 
-    def test_documents_without_a_border_warn(self, tiny: Any) -> None:
-        """Several source rows in one row, and nothing between them."""
+    def test_documents_without_a_border_fail(self, tiny: Any) -> None:
+        """Several source rows in one row, and nothing between them; continued pre-training does so on purpose."""
         from llmguard import packed_documents_are_told_apart
 
-        assert names(packed_documents_are_told_apart(as_batches([self.packed(tiny, positions=False)]), tiny, ROWS)) == ["warning"]
+        batch = as_batches([self.packed(tiny, positions=False)])
+        assert names(packed_documents_are_told_apart(batch, tiny, ROWS)) == ["error"]
+        assert not packed_documents_are_told_apart(batch, tiny, ROWS, "all")
 
     def test_a_conversation_with_eos_after_each_turn_is_no_packing(self, tiny: Any) -> None:
         """EOS inside of one row's text is legitimate."""

@@ -10,7 +10,7 @@ import numpy as np
 from llmguard.checks.tokens_of_rows import evidence_of, first_where, hits, masks_tally, row_hits
 from llmguard.contract import row_check
 from llmguard.encoded import Batches, Encoded, as_batches, as_encoded
-from llmguard.findings import Finding, error, warning
+from llmguard.findings import Finding, error
 from llmguard.packing import document_starts
 from llmguard.tally import Tally
 
@@ -33,13 +33,15 @@ def _seams(encoded: Encoded, tokenizer: Any) -> Any:
 
 
 @row_check
-def packed_documents_are_told_apart(batches: Any, tokenizer: Any, rows: Any = None) -> Tally:
+def packed_documents_are_told_apart(batches: Any, tokenizer: Any, rows: Any = None, train_on: str = "responses") -> Tally:
     """Rows of a batch that hold several documents say where each starts (`position_ids` that restart, `seq_lengths`, `cu_seq_lens`).
 
     Counts documents by EOS tokens with supervised text on both sides, and only when most rows are so: one conversation of
-    several turns may hold EOS after each.
+    several turns may hold EOS after each. Continued pre-training (`train_on = "all"`) packs so on purpose and is not judged.
     """
     after = _padded(as_batches(batches))
+    if train_on == "all":
+        return Tally()
     seams = _seams(after, tokenizer)
     several = after.input_ids.count(seams) > 0
     starts = document_starts(after)
@@ -72,7 +74,7 @@ def _holds_several(encoded: Encoded, rows: Any, tokenizer: Any, several: Any) ->
 @packed_documents_are_told_apart.explain
 def _mixed(tally: Tally) -> Iterator[Finding]:
     if tally["mixed"].rows:
-        yield warning(
+        yield error(
             first_where(tally["mixed"]),
             what=f"{tally.rate('mixed')} of the batches hold several documents and nothing that tells them apart",
             why="with a plain causal mask each document attends to those before it: the model is trained on answers to other questions",
