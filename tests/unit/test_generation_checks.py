@@ -61,7 +61,7 @@ def test_a_fixed_block_of_examples_warns_and_drawn_ones_do_not(tiny: Any) -> Non
 def test_stripped_thinking_is_a_note(tiny: Any) -> None:
     """A template that drops the thinking of earlier turns does so by design: it is told, and fails nothing."""
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>\nlong thoughts\n</think>\nyes"}]
-    rows = [{"messages": [*turns, *turns]}]
+    rows = [{"messages": [*turns, turns[0], {"role": "assistant", "content": "<think>\nother thoughts\n</think>\nno"}]}]
     keeping = ChatTemplate(tiny)
     stripping = ChatTemplate(tiny, "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] if not loop.last else m.content }}{% endfor %}")
     assert not llmguard.thinking_is_kept_in_every_turn(rows, keeping)
