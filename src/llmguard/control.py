@@ -37,7 +37,8 @@ SPLIT_CANDIDATES: tuple[str, ...] = tuple(
 """Texts that are one id wherever they mean something: as several pieces they are only letters."""
 
 ROLE_WORDS = re.compile(
-    r"(?:^|\n)[ \t]*(?:(?:###|\*\*|#)[ \t]*)?(Assistant|ASSISTANT|Human|HUMAN|User|USER|System|SYSTEM|AI|Bot|GPT|Response|Instruction|Input)"
+    r"(?:^|\n)[ \t]*(?:(?:###|\*\*|#)[ \t]*)?"
+    r"(Assistant|ASSISTANT|Human|HUMAN|User|USER|System|SYSTEM|AI|Bot|GPT|Response|Instruction|Input)"
     r"[ \t]*(?:\*\*)?:(?:\*\*)?"
 )
 """Role scaffolding in plain words at the start of a line: `Assistant:`, `### Response:`."""

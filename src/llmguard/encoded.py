@@ -58,11 +58,12 @@ class Encoded:
         """Labels; made from `completion_mask` or `assistant_masks` where there are no labels, else a copy of the ids."""
         if "labels" in self.columns:
             return self.columns["labels"]
-        for name in ("assistant_masks", "completion_mask"):
-            if name in self.columns and self.columns[name].same_shape(self.input_ids):
-                masked = np.where(self.columns[name].values != 0, self.input_ids.values, IGNORE_INDEX)
-                return Ragged(masked, self.input_ids.offsets)
-        return self.input_ids
+        masks = [self.columns[n] for n in ("assistant_masks", "completion_mask") if n in self.columns]
+        fitting = [m.values != 0 for m in masks if m.same_shape(self.input_ids)]
+        if not fitting:
+            return self.input_ids
+        trained = np.logical_and.reduce(fitting)  # as TRL's collator does with both
+        return Ragged(np.where(trained, self.input_ids.values, IGNORE_INDEX), self.input_ids.offsets)
 
     @cached_property
     def attended(self) -> NDArray[np.bool_]:
@@ -70,14 +71,14 @@ class Encoded:
         mask = self.columns.get("attention_mask")
         if mask is None or not mask.same_shape(self.input_ids):
             return np.ones(len(self.input_ids.values), dtype=bool)
-        return mask.values != 0
+        return np.asarray(mask.values != 0)
 
     @cached_property
     def trained(self) -> NDArray[np.bool_]:
         """Whether each token is supervised: bool [tokens]. Where labels have another shape than the ids, all false."""
         if not self.labels.same_shape(self.input_ids):
             return np.zeros(len(self.input_ids.values), dtype=bool)
-        return self.labels.values != IGNORE_INDEX
+        return np.asarray(self.labels.values != IGNORE_INDEX)
 
     def __len__(self) -> int:
         return len(self.input_ids)

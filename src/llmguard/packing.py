@@ -13,7 +13,10 @@ __all__ = ["document_starts", "unpacked"]
 
 
 def document_starts(encoded: Encoded) -> Ints | None:
-    """Where documents start inside rows, as flat token positions, from `seq_lengths` or from `position_ids` that start again; None if not packed."""
+    """Where documents start inside rows, as flat token positions: int64; None if nothing tells.
+
+    From `seq_lengths`, or from `position_ids` that start again.
+    """
     ids = encoded.input_ids
     if "seq_lengths" in encoded.columns:
         lengths = encoded.columns["seq_lengths"]

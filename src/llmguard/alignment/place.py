@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,7 +41,10 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Target:
-    """What to look for: pieces as (kind, turn, bytes), contents as (is a response, bytes), and the bytes of tokens that may end a response."""
+    """What to look for.
+
+    `pieces`: (kind, turn, bytes); `contents`: (is a response, bytes); `ends`: the bytes of tokens that may end a response.
+    """
 
     pieces: Sequence[tuple[Kind, int, bytes]]
     contents: Sequence[tuple[bool, bytes]]
@@ -191,6 +193,6 @@ def _without(
     row: bytes, text: bytes, stretches: list[Stretch], cursor: int, turn: int, lost: tuple[int, ...]
 ) -> Placed:
     start = row.rfind(text[:12], cursor) if len(text) >= 4 else -1
-    if start >= 0 and len(os.path.commonprefix([row[start:], text])) == len(row) - start:
+    if start >= 0 and text.startswith(row[start:]):
         return Placed(Cut.CUT_RIGHT, [*stretches, Stretch(start, Kind.RESPONSE, turn)], b"", lost[:-1])
     return Placed(Cut.UNMATCHED, [Stretch(0, Kind.UNKNOWN)], b"", lost)

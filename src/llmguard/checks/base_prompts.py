@@ -28,7 +28,10 @@ def base_tokenizer_ships_no_template(tokenizer: Any, kind: str) -> Yields:
         yield warning(
             Where(what="tokenizer", key="chat_template"),
             what="the tokenizer of this base model ships a chat template",
-            why="evaluation harnesses and servers apply a template that they find: the base model then gets chat prompts and seems to follow instructions",
+            why=(
+                "evaluation harnesses and servers apply a template that they find: "
+                "the base model then gets chat prompts and seems to follow instructions"
+            ),
             cause="the release carries the template of its instruct sibling",
             remedy="set tokenizer.chat_template = None after loading, and tokenise prompts as plain text",
             expected="no chat template",
@@ -66,10 +69,19 @@ def base_prompts_carry_no_template(
         text = _text(found, first, tokenizer)
         yield error(
             Where(what=f"prompts of {found.made_by}", row=int(found.source[first])),
-            what=f"{len(bad):,} of {len(found):,} prompts for this base model carry a chat template: {', '.join(markers)} in {text[:HEAD]!r}",
-            why="a base model obeys once its template is applied: follow rates above 70 % before any training, and no baseline that means anything",
+            what=(
+                f"{len(bad):,} of {len(found):,} prompts for this base model carry a chat template: "
+                f"{', '.join(markers)} in {text[:HEAD]!r}"
+            ),
+            why=(
+                "a base model obeys once its template is applied: follow rates above 70 % before any training, "
+                "and no baseline that means anything"
+            ),
             cause="apply_chat_template on a base model, or a tool that applies the template which the tokenizer ships",
-            remedy="set tokenizer.chat_template = None and tokenise the prompt as it is, add_special_tokens as at training time; look at the first characters of the decoded ids",
+            remedy=(
+                "set tokenizer.chat_template = None and tokenise the prompt as it is, "
+                "add_special_tokens as at training time; look at the first characters of the decoded ids"
+            ),
             expected="plain text",
             actual=text[:HEAD],
             evidence={
@@ -162,7 +174,10 @@ def base_prompts_carry_no_role_words(
             what=f"{len(set(bad)):,} of {len(found):,} prompts for this base model carry role words: {', '.join(map(repr, words))}",
             why="a base model completes text: with role words it plays a dialogue, and the comparison with the trained model is not fair",
             cause="a chat-style prompt builder used for completion",
-            remedy="write prompts as text to be completed; if the model is to be trained on this scaffolding, declare it as `[prompt] format`",
+            remedy=(
+                "write prompts as text to be completed; if the model is to be trained on this scaffolding, "
+                "declare it as `[prompt] format`"
+            ),
             evidence={"words": list(words), "text": _text(found, bad[0], tokenizer)[:400], "word": word},
         )
     return len(found)

@@ -103,7 +103,10 @@ def _bos(tally: Tally) -> Iterator[Finding]:
         yield error(
             first_where(tally["doubled"]),
             what=f"{tally.rate('doubled')} start with two BOS tokens",
-            why="the model has never seen this start; quality drops a little everywhere, and serving, which adds one, differs from training",
+            why=(
+                "the model has never seen this start; quality drops a little everywhere, and serving, which adds one, "
+                "differs from training"
+            ),
             cause="text rendered by a chat template (which writes BOS) was tokenised again with add_special_tokens=True",
             remedy="call apply_chat_template(tokenize=True), or tokenise rendered text with add_special_tokens=False",
             evidence=evidence_of(tally["doubled"]),
@@ -112,7 +115,10 @@ def _bos(tally: Tally) -> Iterator[Finding]:
         yield error(
             first_where(tally["missing"]),
             what=f"{tally.rate('missing')} do not start with BOS, which this tokenizer puts before every text",
-            why="models trained with BOS (Gemma, Llama) lose much of their quality without it, and generation, which adds it, differs from training",
+            why=(
+                "models trained with BOS (Gemma, Llama) lose much of their quality without it, and generation, "
+                "which adds it, differs from training"
+            ),
             cause="text tokenised with add_special_tokens=False",
             remedy="tokenise with special tokens; if generation does without BOS too, say `[prompt] add_special_tokens = false`",
             evidence=evidence_of(tally["missing"]),
@@ -140,7 +146,10 @@ def prompts_have_one_bos(prompts: Prompts | Any, tokenizer: Any, add_special_tok
         row = int(doubled[0])
         yield error(
             Where(what=f"prompts of {found.made_by}", row=int(found.source[row])),
-            what=f"{len(doubled):,} of {len(found):,} prompts reach the model with two BOS tokens (ids {found.input_ids[row][:4].tolist()} …)",
+            what=(
+                f"{len(doubled):,} of {len(found):,} prompts reach the model with two BOS tokens (ids "
+                f"{found.input_ids[row][:4].tolist()} …)"
+            ),
             why="the model has never seen this start; answers get worse without any error",
             cause="the builder returns text that holds BOS already, and the tokenizer adds another",
             remedy="return text without BOS, return ids, or set `[prompt] add_special_tokens = false` if your generation code tokenises so",

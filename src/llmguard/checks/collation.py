@@ -25,7 +25,10 @@ def _where(batches: Batches, row: int) -> Where:
 
 
 def _matched(encoded: Encoded, batches: Batches) -> list[tuple[int, Any, Any, int]]:
-    """For each row of a batch that went in as it came out: (row, labels before, labels after, tokens). Cut rows are compared as far as they go."""
+    """For each row of a batch that went in as it came out: (row, labels before, labels after, tokens).
+
+    Cut rows are compared as far as they go.
+    """
     after = batches.padded
     found = []
     for row in range(min(len(encoded), len(after))):
@@ -51,6 +54,18 @@ def _offset(before: Any, after: Any) -> int:
     return -1
 
 
+CHANGES = (
+    (
+        "train tokens that the data mask",
+        "a collator that makes labels from input_ids and overwrites those that are there "
+        "(DataCollatorForLanguageModeling(mlm=False))",
+    ),
+    ("mask tokens that the data train", "a collator that masks by the pad id, which is also the EOS id"),
+    ("carry other labels than the data", "a collator that shifts or rebuilds labels"),
+)
+"""What a collator may do to labels, and what does it."""
+
+
 @check
 def collator_keeps_labels(encoded: Any, batches: Any) -> Yields:
     """The labels that go into the collator come out of it, apart from padding.
@@ -66,11 +81,7 @@ def collator_keeps_labels(encoded: Any, batches: Any) -> Yields:
     masked = [(r, int(((b != IGNORE_INDEX) & (a == IGNORE_INDEX)).sum())) for r, b, a, _ in pairs]
     other = [(r, int(((b != a) & (b != IGNORE_INDEX) & (a != IGNORE_INDEX)).sum())) for r, b, a, _ in pairs]
     collator = str(after.facts.get("collator") or after.padded.name)
-    for counts, what, cause in (
-        (trained, "train tokens that the data mask", "a collator that makes labels from input_ids and overwrites those that are there (DataCollatorForLanguageModeling(mlm=False))"),
-        (masked, "mask tokens that the data train", "a collator that masks by the pad id, which is also the EOS id"),
-        (other, "carry other labels than the data", "a collator that shifts or rebuilds labels"),
-    ):  # fmt: skip
+    for counts, (what, cause) in zip((trained, masked, other), CHANGES, strict=True):
         bad = [(r, n) for r, n in counts if n]
         if bad:
             row = bad[0][0]
@@ -79,7 +90,10 @@ def collator_keeps_labels(encoded: Any, batches: Any) -> Yields:
                 what=f"{len(bad)} of {len(pairs)} rows {what} once they have passed the collator ({sum(n for _, n in bad):,} tokens)",
                 why="what was masked or trained on purpose is not what the model sees: the loss looks plausible and means something else",
                 cause=cause,
-                remedy="use a collator that pads labels with -100 and leaves the rest (DataCollatorForSeq2Seq, TRL's collators), and a pad token that is not EOS",
+                remedy=(
+                    "use a collator that pads labels with -100 and leaves the rest (DataCollatorForSeq2Seq, "
+                    "TRL's collators), and a pad token that is not EOS"
+                ),
                 expected=str(pairs[[p[0] for p in pairs].index(row)][1][-12:].tolist()),
                 actual=str(pairs[[p[0] for p in pairs].index(row)][2][-12:].tolist()),
                 evidence={

@@ -56,8 +56,14 @@ def _bare_rows(tally: Tally) -> Iterator[Finding]:
             first_where(tally["bare"]),
             what=f"{tally.rate('bare')} have no supervised token: every label is {IGNORE_INDEX} ({names_of(tally['bare'])})",
             why="such rows teach nothing, and a batch of them has the loss NaN, which the Trainer logs as 0.0",
-            cause="a response marker that is not found in the ids, a prompt longer than max_length, an assistant mask without {% generation %} in the template",
-            remedy="look at one of these rows with `llmguard show`; build labels from the prompt's length or from offsets, not from a marker; truncate the prompt, not the response",
+            cause=(
+                "a response marker that is not found in the ids, a prompt longer than max_length, "
+                "an assistant mask without {% generation %} in the template"
+            ),
+            remedy=(
+                "look at one of these rows with `llmguard show`; build labels from the prompt's length or from "
+                "offsets, not from a marker; truncate the prompt, not the response"
+            ),
             expected="at least one label in every row",
             actual=f"{tally['bare'].rows} rows without",
             evidence=evidence_of(tally["bare"]),
@@ -96,7 +102,10 @@ def _shifted_labels(tally: Tally) -> Iterator[Finding]:
         yield error(
             first_where(tally["shifted"]),
             what=f"{tally.rate('shifted')} have labels moved by one position against their ids ({tally['shifted'].things:,} labels)",
-            why="a causal model of transformers shifts labels itself: shifted twice, it learns the token after the next one and generates word salad",
+            why=(
+                "a causal model of transformers shifts labels itself: shifted twice, "
+                "it learns the token after the next one and generates word salad"
+            ),
             cause="labels = input_ids[1:] as in a hand-written training loop",
             remedy="set labels[i] = input_ids[i] (or -100) and leave the shift to the model",
             evidence=evidence_of(tally["shifted"]),

@@ -73,14 +73,20 @@ def _trained_prompts(tally: Tally) -> Iterator[Finding]:
         cause = (
             "labels are a copy of input_ids"
             if whole * 2 > prompt.rows
-            else "the boundary is off: a prompt length from another template, another tokenizer, other special tokens, or len() of a mapping"
+            else (
+                "the boundary is off: a prompt length from another template, another tokenizer, other special tokens, "
+                "or len() of a mapping"
+            )
         )
         yield error(
             first_where(prompt),
             what=f"{tally.rate('prompt')} train tokens of their prompt ({prompt.things:,} tokens, {each:.1f} a row; {names_of(prompt)})",
             why="the model learns to write prompts, and long prompts drown the responses in the loss",
             cause=cause,
-            remedy='set labels to -100 up to where the response starts; if the whole sequence is to be trained, say so with `[pipeline] train_on = "all"`',
+            remedy=(
+                "set labels to -100 up to where the response starts; if the whole sequence is to be trained, "
+                'say so with `[pipeline] train_on = "all"`'
+            ),
             expected="labels of -100 on every prompt token",
             actual=f"{prompt.things} prompt tokens trained",
             evidence=evidence_of(prompt),
@@ -89,7 +95,10 @@ def _trained_prompts(tally: Tally) -> Iterator[Finding]:
         yield warning(
             first_where(seam),
             what=f"{tally.rate('seam')} train the white space between prompt and response",
-            why="at generation time this white space is part of the prompt, so that training it is wasted, and a sign that the boundary is one token off",
+            why=(
+                "at generation time this white space is part of the prompt, so that training it is wasted, "
+                "and a sign that the boundary is one token off"
+            ),
             cause="the mask ends with the role marker and not with the line break behind it",
             remedy="mask the whole generation prompt, its last line break included",
             evidence=evidence_of(seam),
@@ -127,10 +136,19 @@ def _lost_responses(tally: Tally) -> Iterator[Finding]:
         lost = tally["lost"]
         yield error(
             first_where(lost),
-            what=f"{tally.rate('lost')} mask tokens of their response ({lost.things:,} tokens, {lost.things / lost.rows:.1f} a row; {names_of(lost)})",
+            what=(
+                f"{tally.rate('lost')} mask tokens of their response ({lost.things:,} tokens, "
+                f"{lost.things / lost.rows:.1f} a row; {names_of(lost)})"
+            ),
             why="what is masked is never learnt: a first token lost makes every answer start wrong",
-            cause="the prompt's length was counted on other ids than the row's (a trailing space, another special token, padding on the left), so that the mask is off by some tokens",
-            remedy="count the prompt's tokens in the ids of the row itself (offsets, or the ids of the prompt as prefix), after truncation and padding",
+            cause=(
+                "the prompt's length was counted on other ids than the row's (a trailing space, "
+                "another special token, padding on the left), so that the mask is off by some tokens"
+            ),
+            remedy=(
+                "count the prompt's tokens in the ids of the row itself (offsets, "
+                "or the ids of the prompt as prefix), after truncation and padding"
+            ),
             expected="a label on every response token",
             actual=f"{lost.things} response tokens masked",
             evidence=evidence_of(lost),

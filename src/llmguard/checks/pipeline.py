@@ -30,7 +30,10 @@ def pipeline_code_runs(pipeline: Pipeline) -> Yields:
             Where(file=told.get("file"), line=told.get("line"), row=told.get("row"), key=step),
             what=f"{told.get('what', step)} failed{row}: {told.get('type', '')}: {told.get('message', '')}{code}",
             why="training would end here too, after the model was loaded; what depends on it cannot be checked",
-            cause="a mistake in the function, a missing column, a package that is not installed, or code that hangs or crashes while it is imported",
+            cause=(
+                "a mistake in the function, a missing column, a package that is not installed, "
+                "or code that hangs or crashes while it is imported"
+            ),
             remedy="call the function on this row by hand, mend it, and run the checks again",
             evidence={
                 "error": {k: v for k, v in told.items() if isinstance(v, (str, int, float)) or v is None}
@@ -47,10 +50,16 @@ def labels_are_made(encoded: Any, train_on: str = "responses", batches: Any = No
     if not found.has_labels and not later and train_on != "all":
         yield error(
             Where(file=found.name, column="labels"),
-            what=f"{len(found):,} encoded rows have no labels (columns: {', '.join(found.columns)}), and no collator of the project makes them",
+            what=(
+                f"{len(found):,} encoded rows have no labels (columns: {', '.join(found.columns)}), "
+                "and no collator of the project makes them"
+            ),
             why="the Trainer's default collator copies input_ids into labels: the prompt is trained like the response",
             cause="the prompt's length was computed and never used, or the labels column was dropped",
-            remedy='return labels with -100 on the prompt from encode; or name the collator that makes them as `[pipeline] collate`; or say `train_on = "all"`',
+            remedy=(
+                "return labels with -100 on the prompt from encode; or name the collator that makes them as "
+                '`[pipeline] collate`; or say `train_on = "all"`'
+            ),
             expected="a labels column",
             actual=", ".join(found.columns),
         )

@@ -24,6 +24,27 @@ __all__ = [
 ]
 
 
+DIFFERENCES = {
+    "differs": (
+        error,
+        "do not start with the prompt that generation builds for the same row",
+        "two formats: one in the training script, another in the evaluation or serving script "
+        "(or a template that injects a default system message in one of them)",
+    ),
+    "bos": (
+        error,
+        "and the prompt that generation builds differ in BOS",
+        "one side is tokenised with special tokens and the other without",
+    ),
+    "seam": (
+        warning,
+        "differ from their generation prompt in white space at the seam",
+        "a trailing space or line break in the prompt that merges with the start of the response",
+    ),
+}
+"""How a row and its generation prompt may differ: severity, what, likely cause."""
+
+
 @row_check
 def training_starts_with_the_generation_prompt(
     encoded: Any, prompts: Prompts | Any, tokenizer: Any, rows: Any = None, template: Any = None
@@ -37,12 +58,11 @@ def training_starts_with_the_generation_prompt(
     pairs = _pairs(found, built)
     if source is not None:
         status = align(found, source, tokenizer, template).status
-        answers = [source.turns[int(s)] if 0 <= s < len(source) else None for s in found.source]
         pairs = [
             (e, p)
             for e, p in pairs
-            if status[e] != Status.CUT_LEFT and answers[e] and answers[e][-1].role == "assistant"
-        ]  # type: ignore[index]  # None was ruled out before
+            if status[e] != Status.CUT_LEFT and _answered(source, int(found.source[e]))
+        ]
     kinds: dict[str, list[dict[str, Any]]] = {"differs": [], "seam": [], "bos": []}
     for e, p in pairs:
         kind = _difference(found.input_ids[e], built.input_ids[p], tokenizer)
@@ -50,6 +70,11 @@ def training_starts_with_the_generation_prompt(
             kinds[kind].append(_example(found, built, source, e, p, tokenizer))
     tally = {k: Hits(len(v), len(v), tuple(v[:FIRST])) for k, v in kinds.items() if v}
     return masks_tally(found, len(pairs), **tally)
+
+
+def _answered(rows: Rows, row: int) -> bool:
+    turns = rows.turns[row] if 0 <= row < len(rows) else None
+    return turns is not None and turns[-1].role == "assistant"
 
 
 def _pairs(encoded: Encoded, prompts: Prompts) -> list[tuple[int, int]]:
@@ -63,7 +88,9 @@ def _difference(row: Any, prompt: Any, tokenizer: Any) -> str:
         return ""
     vocabulary = vocabulary_of(tokenizer)
     text, start = vocabulary.bytes_of(prompt), vocabulary.bytes_of(row)
-    bos = vocabulary.bytes_of([tokenizer.bos_token_id]) if tokenizer.bos_token_id is not None else b""
+    bos = (
+        vocabulary.bytes_of(np.array([tokenizer.bos_token_id])) if tokenizer.bos_token_id is not None else b""
+    )
     if bos and (
         _unled(start, bos).startswith(_unled(text, bos)) and start.startswith(bos) != text.startswith(bos)
     ):
@@ -103,11 +130,7 @@ def _example(
 
 @training_starts_with_the_generation_prompt.explain
 def _disagreements(tally: Tally) -> Iterator[Finding]:
-    for kind, make, what, cause in (
-        ("differs", error, "do not start with the prompt that generation builds for the same row", "two formats: one in the training script, another in the evaluation or serving script (or a template that injects a default system message in one of them)"),
-        ("bos", error, "and the prompt that generation builds differ in BOS", "one side is tokenised with special tokens and the other without"),
-        ("seam", warning, "differ from their generation prompt in white space at the seam", "a trailing space or line break in the prompt that merges with the start of the response"),
-    ):  # fmt: skip
+    for kind, (make, what, cause) in DIFFERENCES.items():
         found = tally[kind]
         if not found.rows:
             continue
@@ -115,7 +138,10 @@ def _disagreements(tally: Tally) -> Iterator[Finding]:
         at = int(first["position"])
         yield make(
             Where(file=first.get("file"), line=first.get("line"), row=first.get("row"), tokens=(at, at)),
-            what=f"{tally.rate(kind)} {what}: at token {at} training has {first['trained']!r}, {first['made_by']} has {first['generated']!r} ({names_of(found)})",
+            what=(
+                f"{tally.rate(kind)} {what}: at token {at} training has {first['trained']!r}, "
+                f"{first['made_by']} has {first['generated']!r} ({names_of(found)})"
+            ),
             why="the model is asked in another form than it was taught in: scores drop, and the adapter looks like a no-op",
             cause=cause,
             remedy="build prompts for training, evaluation and serving with one function; look at the ids, not at the text",
@@ -149,7 +175,10 @@ def built_prompt_holds_the_stored_one(
         wanted = template.prompt(turns) if declared else turns[-2 if len(turns) > 1 else 0].content
         yield error(
             source.where(row),
-            what=f"{len(bad):,} of {len(found):,} prompts of {found.made_by} are not the stored ones: built {_shown(found, first, tokenizer)!r}, stored {wanted[:120]!r}",
+            what=(
+                f"{len(bad):,} of {len(found):,} prompts of {found.made_by} are not the stored ones: "
+                f"built {_shown(found, first, tokenizer)!r}, stored {wanted[:120]!r}"
+            ),
             why="the data say that the model is trained on one text, and it is asked another",
             cause="prompts stored with another scaffolding than the one in use now, or a builder of an older format",
             remedy="store the row's parts and build prompts in one place; or declare the format in use as `[prompt] format`",
@@ -198,7 +227,10 @@ def no_prompt_holds_its_own_answer(prompts: Prompts | Any, rows: Any, tokenizer:
             source.where(int(found.source[bad[0]])),
             what=f"{len(bad):,} of {len(found):,} prompts of {found.made_by} hold the answer that they ask for",
             why="the model copies: scores rise and mean nothing",
-            cause="few-shot examples drawn from the evaluated split without leaving out the item itself, or a builder that renders the whole row",
+            cause=(
+                "few-shot examples drawn from the evaluated split without leaving out the item itself, "
+                "or a builder that renders the whole row"
+            ),
             remedy="draw examples from another split, and leave out the item by its id",
             evidence={"rows": [int(found.source[b]) for b in bad[:5]], "count": len(bad)},
         )

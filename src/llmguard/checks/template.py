@@ -88,8 +88,14 @@ def _other_formats(tally: Tally) -> Iterator[Finding]:
                 first_where(found),
                 what=f"{tally.rate(kind)} are not written in the format {name!r} ({names_of(found)})",
                 why="the model learns another format than the one that it is prompted in; turns that never end run into each other",
-                cause="a hand-written format that lacks something of the template's: a terminator behind the user's turn, a line break, a system message",
-                remedy="render rows with the template itself (apply_chat_template), or declare the format that you mean in `[prompt] format`",
+                cause=(
+                    "a hand-written format that lacks something of the template's: a terminator behind the user's turn, "
+                    "a line break, a system message"
+                ),
+                remedy=(
+                    "render rows with the template itself (apply_chat_template), "
+                    "or declare the format that you mean in `[prompt] format`"
+                ),
                 evidence=evidence_of(found),
             )
 

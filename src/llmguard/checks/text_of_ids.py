@@ -77,8 +77,14 @@ def _stale(tally: Tally) -> Iterator[Finding]:
                 first_where(found),
                 what=f"{tally.rate(kind)} have ids that {what} ({names_of(found)})",
                 why="the model trains on text that is no longer in the data: edits, corrections and poisonings have no effect",
-                cause="text was edited or copied after it was tokenised, or a cache was made by another tokenizer, template or version of the data",
-                remedy="tokenise again from the text (delete the prepared folder and the datasets cache); never change a text column without its ids",
+                cause=(
+                    "text was edited or copied after it was tokenised, or a cache was made by another tokenizer, "
+                    "template or version of the data"
+                ),
+                remedy=(
+                    "tokenise again from the text (delete the prepared folder and the datasets cache); "
+                    "never change a text column without its ids"
+                ),
                 expected="ids that decode to the row's text",
                 actual="other text",
                 evidence=evidence_of(found),

@@ -67,7 +67,10 @@ def _untrained_turns(tally: Tally) -> Iterator[Finding]:
             first_where(tally["some"]),
             what=f"{tally.rate('some')} of several responses leave a whole response untrained ({names_of(tally['some'])})",
             why="the model learns some turns and not others, in an order that nobody chose",
-            cause="a search for turn markers that misses some (the first one is tokenised otherwise), or a mask that stops at the first turn",
+            cause=(
+                "a search for turn markers that misses some (the first one is tokenised otherwise), "
+                "or a mask that stops at the first turn"
+            ),
             remedy='make the mask from every assistant turn\'s own span; say `[pipeline] train_on = "last"` if only the last one is meant',
             evidence=evidence_of(tally["some"]),
         )
@@ -104,7 +107,7 @@ def terminator_is_trained(
 @terminator_is_trained.explain
 def _masked_terminators(tally: Tally) -> Iterator[Finding]:
     if tally["lost"].rows:
-        token = next(
+        token: dict[str, Any] = next(
             (
                 t
                 for t in tally["lost"].examples[0]["tokens"]
@@ -117,7 +120,10 @@ def _masked_terminators(tally: Tally) -> Iterator[Finding]:
             what=f"{tally.rate('lost')} mask the terminator of their response ({token.get('text', '')!r}, id {token.get('id')})",
             why="the model never learns to stop: it writes on until max_new_tokens",
             cause="pad_token is eos_token and a collator masks by id, or the mask ends with the response's text",
-            remedy="mask padding by attention_mask (or give the tokenizer a pad token of its own), and let the label span include the terminator",
+            remedy=(
+                "mask padding by attention_mask (or give the tokenizer a pad token of its own), "
+                "and let the label span include the terminator"
+            ),
             expected="a label on the terminator",
             actual="-100",
             evidence=evidence_of(tally["lost"]),

@@ -31,11 +31,8 @@ def rows_of_batch(batch: Any) -> list[dict[str, list[int]]]:
     """
     if not hasattr(batch, "keys"):
         raise BadRow(f"a {type(batch).__name__}, expected a mapping of tensors with input_ids")
-    lists = {
-        str(n): batch[n].tolist() if hasattr(batch[n], "tolist") else batch[n]
-        for n in batch.keys()
-        if n in COLUMNS
-    }  # noqa: SIM118  # BatchEncoding
+    names = [n for n in COLUMNS if n in batch.keys()]  # noqa: SIM118  # BatchEncoding iterates over other things
+    lists = {n: batch[n].tolist() if hasattr(batch[n], "tolist") else batch[n] for n in names}
     if "input_ids" not in lists:
         raise BadRow(
             f"a mapping with the keys {', '.join(map(str, batch.keys())) or '(none)'}, expected input_ids among them"

@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 __all__ = ["UserError", "load_reference", "made", "mistake"]
+
+
+OURS = Path(__file__).resolve().parent.parent
+STANDARD = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib")}
 
 
 class UserError(Exception):
@@ -22,17 +27,17 @@ class UserError(Exception):
 
 
 def mistake(fault: BaseException, folder: Path, what: str) -> dict[str, Any]:
-    """An exception as data: its type and message, and the last frame that lies in the user's folder (else the last that is no library's)."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    own = [f for f in frames if Path(f.filename).is_relative_to(folder) and "site-packages" not in f.filename]
-    others = [f for f in frames if "site-packages" not in f.filename and "llmguard" not in f.filename]
-    frame = (own or others or frames or [None])[-1]
-    place = (
-        {"file": _shown(frame.filename, folder), "line": frame.lineno, "code": frame.line or ""}
-        if frame
-        else {}
-    )
-    if isinstance(fault, SyntaxError) and fault.filename:
+    """An exception as data: its type, its message, and the last frame of the user's own code (none if it never got there)."""
+    frames = [f for f in traceback.extract_tb(fault.__traceback__) if not _is_library(Path(f.filename))]
+    frame = ([f for f in frames if Path(f.filename).is_relative_to(folder)] or frames)[-1:]
+    place: dict[str, Any] = {}
+    if frame:
+        place = {
+            "file": _shown(frame[0].filename, folder),
+            "line": frame[0].lineno,
+            "code": frame[0].line or "",
+        }
+    if isinstance(fault, SyntaxError) and fault.filename and not _is_library(Path(fault.filename)):
         place = {
             "file": _shown(fault.filename, folder),
             "line": fault.lineno,
@@ -40,6 +45,13 @@ def mistake(fault: BaseException, folder: Path, what: str) -> dict[str, Any]:
         }
     message = str(fault).strip().splitlines()
     return {"what": what, "type": type(fault).__name__, "message": message[0] if message else "", **place}
+
+
+def _is_library(file: Path) -> bool:
+    """Whether code is nobody's to mend here: the standard library's, an installed package's, this library's, or no file at all."""
+    if not file.is_absolute() or {"site-packages", "dist-packages"} & set(file.parts):
+        return True
+    return any(file.is_relative_to(home) for home in (OURS, *map(Path, STANDARD)))
 
 
 def _shown(file: str, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def provide(evidence: Evidence, target: str) -> Batches:
     return Batches(padded, arrays["batch"], before, facts)
 
 
-def _collated(evidence: Evidence, arrays: dict[str, np.ndarray]) -> Encoded | None:  # type: ignore[type-arg]  # int64 arrays of an .npz file
+def _collated(evidence: Evidence, arrays: dict[str, Any]) -> Encoded | None:
     name = "train" if evidence.project.schema.pipeline.encode else evidence.project.schema.data.encoded
     try:
         rows: Encoded = evidence.get("encoded", str(name), over="encoded")

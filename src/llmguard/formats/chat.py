@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llmguard.formats.pieces import Kind, Piece, join
+from llmguard.formats.pieces import Kind, Piece, common_start, join
 from llmguard.rows.turns import Turn
 
 __all__ = ["ChatTemplate", "TemplateError", "control_tokens"]
@@ -138,8 +137,8 @@ class ChatTemplate:
         """Where the content of a turn stands: what changes when it is replaced, and nothing else."""
         other = Turn(turns[position].role, "\u2603 other words \u2603", extra=turns[position].extra)
         changed = self.render([*turns[:position], other, *turns[position + 1 :]])
-        start = len(os.path.commonprefix([text, changed]))
-        end = len(text) - len(os.path.commonprefix([text[start:][::-1], changed[start:][::-1]]))
+        start = common_start(text, changed)
+        end = len(text) - common_start(text[start:][::-1], changed[start:][::-1])
         return max(start, at), max(end, start, at)
 
 

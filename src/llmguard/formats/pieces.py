@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import AnyStr
 
-__all__ = ["Kind", "Piece", "join", "pieces_text", "split_blank"]
+__all__ = ["Kind", "Piece", "common_start", "join", "pieces_text", "split_blank"]
 
 
 class Kind(enum.IntEnum):
@@ -75,6 +76,18 @@ def _response_parts(piece: Piece) -> list[Piece]:
         Piece(Kind.BLANK_WITHIN, piece.text[start + len(body) :], piece.turn),
     )
     return [p for p in parts if p.text]
+
+
+def common_start(one: AnyStr, other: AnyStr) -> int:
+    """How many characters (or bytes) two texts start with in common."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def join(pieces: Iterable[Piece]) -> list[Piece]:

@@ -17,7 +17,8 @@ class TextFormat:
     """A format of fixed strings.
 
     `before[role]`, `after[role]`: the text around a turn's content; a role without an entry is written as a user turn.
-    `opening` starts a response and `end` ends it; both are trained. `between` separates an answered turn from the next. Text is encoded as `tokenizer(text)` does.
+    `opening` starts a response and `end` ends it; both are trained. `between` separates an answered turn from the next.
+    Text is encoded as `tokenizer(text)` does.
     """
 
     name: str

@@ -52,4 +52,4 @@ def guess_columns(rows: Iterable[Mapping[str, Any]], told: Columns) -> Columns:
         found["response"] = None
     if found["messages"]:
         found["prompt"] = None
-    return replace(told, **found, guessed=True)  # type: ignore[arg-type]  # the keys of USUAL are fields of Columns
+    return replace(told, **found, guessed=True)

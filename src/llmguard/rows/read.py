@@ -168,7 +168,10 @@ def _from_table(path: Path, name: str) -> Iterator[Read | Problem]:
 
 
 def read_table(path: Path) -> Any:
-    """A Parquet or Arrow file, or a folder of them (as `Dataset.save_to_disk` leaves it), as an Arrow table; a sentence if it cannot be read."""
+    """A Parquet or Arrow file, or a folder of them (as `Dataset.save_to_disk` leaves it), as an Arrow table.
+
+    What cannot be read is told by a sentence in its place.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -39,7 +39,7 @@ class Rows:
     """
 
     records: Sequence[Mapping[str, Any]]
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
     split: str = ""
     files: Sequence[str] = ()
     origin: Sequence[tuple[int, int | None]] = ()
@@ -79,7 +79,7 @@ def as_rows(value: Any, columns: Columns | None = None) -> Rows:
     """
     if isinstance(value, Rows):
         return value
-    records = list(value) if isinstance(value, Iterable) else [None]
+    records: list[Any] = list(value) if isinstance(value, Iterable) else [None]
     if not all(isinstance(r, Mapping) for r in records):
         raise UsageError(
             "rows", value, "rows that are mappings, such as {'prompt': …, 'response': …} or {'messages': […]}"
