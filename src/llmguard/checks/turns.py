@@ -36,12 +36,15 @@ __all__ = [
 def every_wanted_turn_is_trained(
     encoded: Any, rows: Any, tokenizer: Any, template: Any = None, train_on: str = "responses"
 ) -> Tally:
-    """In a conversation of several responses, each of them is trained (all but the last may be masked with `train_on = "last"`)."""
+    """Each response of a row is trained (all but the last may be masked with `train_on = "last"`).
+
+    Rows without any supervised token are told by `every_row_has_a_supervised_token`.
+    """
     found, source, alignment = aligned(encoded, rows, tokenizer, template)
     if not found.has_labels or train_on == "last":
         return Tally()
-    several = alignment.matched & (alignment.responses > 1) & (found.input_ids.count(found.trained) > 0)
-    missing = alignment.of(Kind.RESPONSE) & ~trained_turns(found, alignment) & per_token(found, several)
+    wanted = alignment.matched & (alignment.responses > 0) & (found.input_ids.count(found.trained) > 0)
+    missing = alignment.of(Kind.RESPONSE) & ~trained_turns(found, alignment) & per_token(found, wanted)
     last = missing & last_turn(found, alignment)
     rows_last = found.input_ids.count(last) > 0
     earlier_trained = (
@@ -50,11 +53,11 @@ def every_wanted_turn_is_trained(
         )
         > 0
     )
-    only_last = several & ~rows_last & ~earlier_trained & (found.input_ids.count(missing) > 0)
+    only_last = wanted & (alignment.responses > 1) & ~rows_last & ~earlier_trained & (found.input_ids.count(missing) > 0)
     some = missing & ~per_token(found, only_last)
     return masks_tally(
         found,
-        int(several.sum()),
+        int(wanted.sum()),
         only_last=row_hits(found, source, only_last, alignment),
         some=hits(found, source, some, alignment),
     )
@@ -65,10 +68,10 @@ def _untrained_turns(tally: Tally) -> Iterator[Finding]:
     if tally["some"].rows:
         yield error(
             first_where(tally["some"]),
-            what=f"{tally.rate('some')} of several responses leave a whole response untrained ({names_of(tally['some'])})",
+            what=f"{tally.rate('some')} leave a whole response untrained ({names_of(tally['some'])})",
             why="the model learns some turns and not others, in an order that nobody chose",
             cause=(
-                "a search for turn markers that misses some (the first one is tokenised otherwise), "
+                "a search for turn markers that misses some (and writes its -1 as an index), "
                 "or a mask that stops at the first turn"
             ),
             remedy='make the mask from every assistant turn\'s own span; say `[pipeline] train_on = "last"` if only the last one is meant',
@@ -77,7 +80,7 @@ def _untrained_turns(tally: Tally) -> Iterator[Finding]:
     if tally["only_last"].rows:
         yield warning(
             first_where(tally["only_last"]),
-            what=f"{tally.rate('only_last')} of several responses train the last one only",
+            what=f"{tally.rate('only_last')} train the last of their responses only",
             why="the other responses are paid for in every step and teach nothing",
             cause="a mask built for prompt and response, applied to conversations",
             remedy='train all responses, or say `[pipeline] train_on = "last"`',
