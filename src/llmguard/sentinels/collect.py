@@ -56,14 +56,10 @@ class Route:
         """The path under test, for a person."""
         if self.generate:
             return f"[pipeline] generate = {self.generate!r}"
-        how = (
-            f" with prompts of {self.build}"
-            if self.build
-            else " through its chat template"
-            if self.chat_template
-            else ""
-        )
-        return f"model {self.model}{how}"
+        active = f" with the adapter {self.adapter}" if self.adapter and self.adapter_active else ""
+        through = " through its chat template" if self.chat_template else ""
+        how = f" with prompts of {self.build}" if self.build else through
+        return f"model {self.model}{active}{how}"
 
 
 def collect(
@@ -145,7 +141,6 @@ def _facts(route: Route, known: Mapping[str, Any], answers: Mapping[str, Any]) -
         prompts=tuple(answers["user"]["prompt_texts"] or ()),
         tokenizer=str(route.tokenizer or route.model or ""),
         chat_template=str(known.get("chat_template") or ""),
-        template_applied=None if route.generate or route.build else route.chat_template,
         adapter=str(known.get("adapter") or "") if active else "",
         same_as={n: alike(texts, answers[n]["texts"]) for n in suspects},
         names=tuple(known.get("names") or ()),

@@ -21,6 +21,12 @@ TURN_ENDS = frozenset(
 )
 """Terminators that end a turn: a checkpoint that generates until one of them was tuned on conversations."""
 ALIKE = 0.8  # share of equal completions from which two ways of generating count as one
+OPENS_TEXT = frozenset({"<|begin_of_text|>"})  # a BOS: every text of its model begins with it
+BARE_TEXT = "build base prompts as bare text, without role markers, and set `[prompt] format` to what the base model is to continue"
+NO_TEMPLATE = (
+    "set tokenizer.chat_template = None where the base model is loaded, and encode the bare text: no apply_chat_template,"
+    " and `[prompt] format` not chat-template"
+)
 _INSTRUCT = re.compile(
     r"(?:^|[-_. ])(?:instruct(?:ion|ed)?|chat|it|sft|dpo|orpo|rlhf|assistant)(?=$|[-_. \d])", re.IGNORECASE
 )
@@ -31,7 +37,7 @@ class Facts:
     """What is known of one run. Empty means unknown, never absent.
 
     `prompts`: as the model saw them, special tokens spelt out. `chat_template`: the tokenizer's, "" without one.
-    `template_applied`: None where the user's own code builds the prompts out of sight. `adapter`: the folder of an
+    `adapter`: the folder of an
     adapter that was active in the user's arm. `same_as`: share of completions equal to those of a known path
     ("chat-template", "adapter"), where the user's own code generates. `names`: the checkpoint's path, and the name its config
     was saved under. `terminators`: texts that end a generation.
@@ -40,7 +46,6 @@ class Facts:
     prompts: Sequence[str] = ()
     tokenizer: str = ""
     chat_template: str = ""
-    template_applied: bool | None = None
     adapter: str = ""
     same_as: Mapping[str, float] = field(default_factory=dict)
     names: Sequence[str] = ()
@@ -65,51 +70,44 @@ def diagnose(facts: Facts) -> tuple[Reason, ...]:
 
 def is_instruct_name(name: str) -> bool:
     """Whether the last part of a model's name or path says that it was tuned to follow instructions."""
-    return bool(_INSTRUCT.search(name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]))
+    return bool(_INSTRUCT.search(_last(name)))
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
 def _role_tokens(facts: Facts) -> Iterable[Reason]:
     counts: Counter[str] = Counter()
     for prompt in facts.prompts:
-        counts.update(
-            {t for t in CONTROL if t in prompt} | {m.group(1) + ":" for m in ROLE_WORDS.finditer(prompt)}
-        )
-    counts = Counter({t: n for t, n in counts.items() if t != "<|begin_of_text|>"})  # a BOS, not a role
+        counts.update({t for t in CONTROL if t in prompt and t not in OPENS_TEXT})
+        counts.update({m.group(1) + ":" for m in ROLE_WORDS.finditer(prompt)})
     if not counts:
         return
     shown = ", ".join(f"{token} in {n} of {len(facts.prompts)}" for token, n in counts.most_common(4))
-    shipped = (
-        f"; the tokenizer {facts.tokenizer} ships a chat template that writes them"
-        if _writes(facts, counts)
-        else ""
-    )
+    written = any(t in facts.chat_template for t in counts)
+    by = f", which the chat template of the tokenizer {facts.tokenizer} writes" if written else ""
     first = next(p for p in facts.prompts if any(t.removesuffix(":") in p for t in counts))
     yield Reason(
-        "role-tokens",
-        f"the prompts contain role tokens ({shown}){shipped}",
-        "build base prompts as bare text: set tokenizer.chat_template = None, do not call apply_chat_template, encode the"
-        " text itself, and set `[prompt] format` to what the base model is to continue",
+        "chat-template" if written else "role-tokens",
+        f"the prompts contain role tokens ({shown}){by}",
+        NO_TEMPLATE if written else BARE_TEXT,
         {"tokens": dict(counts.most_common(8)), "first prompt": first[:200]},
     )
 
 
-def _writes(facts: Facts, tokens: Iterable[str]) -> bool:
-    return any(t in facts.chat_template for t in tokens)
-
-
 def _template(facts: Facts) -> Iterable[Reason]:
+    """A template that may have been applied where the prompts cannot be seen."""
     alike = facts.same_as.get("chat-template", 0.0)
-    if not facts.chat_template or (facts.template_applied is False and facts.prompts):
+    if not facts.chat_template or facts.prompts or (facts.same_as and alike < ALIKE):
         return
-    if facts.template_applied is None and facts.same_as and alike < ALIKE:
-        return
-    how = "and it was applied" if facts.template_applied else "which nothing here rules out as the cause"
+    how = "and prompts that cannot be seen from here may have gone through it"
     if alike >= ALIKE:
         how = f"and {alike:.0%} of the completions are those of the same model with that template applied"
     yield Reason(
         "chat-template",
         f"the tokenizer {facts.tokenizer or 'of the model'} ships a chat template, {how}",
-        "set tokenizer.chat_template = None where the base model is loaded, so that no later call can apply it",
+        NO_TEMPLATE,
         {"chat template": facts.chat_template[:200], "completions alike": round(alike, 3)},
     )
 
@@ -130,7 +128,7 @@ def _adapter(facts: Facts) -> Iterable[Reason]:
 
 
 def _checkpoint(facts: Facts) -> Iterable[Reason]:
-    signs = [f"its name is {name!r}" for name in facts.names if is_instruct_name(name)][:1]
+    signs = [f"its name is {_last(name)!r}" for name in facts.names if is_instruct_name(name)][:1]
     ends = [t for t in facts.terminators if t in TURN_ENDS]
     if ends:
         signs.append(f"its generation config ends at {', '.join(ends)}, which ends a turn and not a text")

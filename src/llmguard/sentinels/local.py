@@ -13,10 +13,11 @@ from typing import Any
 from llmguard.collect.columns import BadRow, plain_row
 from llmguard.collect.user import UserError, load_reference, mistake
 from llmguard.control import ENDS
-from llmguard.probe import step
+from llmguard.probe import inside, step
 
 __all__ = ["Loaded", "generate_batch", "load", "run_arm"]
 
+SMALLEST_FOR_THREADS = 5_000_000  # parameters; below, threads wait for each other longer than they compute
 LARGEST_IN_FLOAT32 = 2_000_000_000  # parameters; larger models stay as they are stored, or they may not fit
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, TypeError)
 
@@ -78,6 +79,8 @@ def _load_model(path: str, asked: Mapping[str, Any]) -> Loaded:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and model.num_parameters() <= LARGEST_IN_FLOAT32:
         model = model.float()  # in fp32 a batch gives what its rows give one by one
+    if device == "cpu" and model.num_parameters() < SMALLEST_FOR_THREADS and inside():
+        torch.set_num_threads(1)
     stops = _own_ends(model, tokenizer)
     ends = sorted({*stops, *_known_ends(tokenizer)})
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, *ends, 0) if i is not None)
