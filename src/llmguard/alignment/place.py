@@ -182,7 +182,7 @@ def _around(row: bytes, at: int, length: int, turn: int, target: Target) -> list
     blank = len(row[:at]) - len(row[:at].rstrip(WHITE))
     stop = end_of_terminator(row[at + length :], target.ends)
     return [
-        Stretch(at - blank, Kind.BLANK_BEFORE, turn),
+        *([Stretch(at - blank, Kind.BLANK_BEFORE, turn)] if blank else []),
         Stretch(at, Kind.RESPONSE, turn),
         Stretch(at + length, Kind.TERMINATOR if stop else Kind.PROMPT, turn if stop else -1),
         Stretch(at + length + stop, Kind.PROMPT),
