@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmguard.catalogue import Entry
+from llmguard.engines import Engine, serial
 from llmguard.errors import EvidenceError, MissingEvidence
 from llmguard.evidence import Evidence
 from llmguard.findings import Findings, Severity
@@ -31,13 +32,14 @@ COLLECTED = {"batches", "encoded", "loading", "pipeline", "prompts", "template",
 class Audit:
     """One project under audit: which checks apply to which targets, and what each of them says.
 
-    Evidence is loaded lazily and once. `strict` makes warnings fail; `today` decides which acceptances have ended.
+    Evidence is loaded lazily and once. `strict` makes warnings fail; `engine` runs the checks; `today` decides which acceptances have ended.
     """
 
     project: Project
     registry: Registry = field(default_factory=Registry)
     evidence: Evidence = None  # type: ignore[assignment]  # filled in below: it needs the project
     strict: bool = False
+    engine: Engine = serial
     today: dt.date = field(default_factory=dt.date.today)
 
     def __post_init__(self) -> None:
@@ -74,7 +76,7 @@ class Audit:
         try:
             check = entry.load()
             bound = self.bind(check.parameters, entry, target)
-            findings = check(**bound)
+            findings = self.engine(check, bound)
         except MissingEvidence as missing:
             return Outcome.SKIPPED, missing.remedy, Findings()
         except EvidenceError as broken:
