@@ -21,7 +21,7 @@ from pytest_llmguard.records import Record, attach, from_result, identity, unfin
 if TYPE_CHECKING:
     from llmguard.auditing import Audit
 
-__all__ = ["CheckItem", "NoProject", "ProjectFile"]
+__all__ = ["CheckItem", "NoProject", "ProjectFile", "item_name"]
 
 ALONE = frozenset({"environment", "storage", "source"})
 """Families that have something to look at in a folder without a project file."""
@@ -55,7 +55,9 @@ class ProjectFile(pytest.File):
             raise self.CollectError(f"{self.nodeid}: {bad}") from None
 
     def _item(self, entry: Entry, target: str) -> CheckItem:
-        made: CheckItem = CheckItem.from_parent(self, name=_name(entry, target), entry=entry, target=target)
+        made: CheckItem = CheckItem.from_parent(
+            self, name=item_name(entry, target), entry=entry, target=target
+        )
         return made
 
 
@@ -176,6 +178,7 @@ class CheckItem(pytest.Item):
         return self.path, 0, self.name
 
 
-def _name(entry: Entry, target: str) -> str:
+def item_name(entry: Entry, target: str) -> str:
+    """`check[target]` with everything unprintable escaped."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in target)
     return f"{entry.name}[{shown}]" if target else entry.name

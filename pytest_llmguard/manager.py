@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ import pytest
 
 if TYPE_CHECKING:
     from llmguard.auditing import Audit
+    from llmguard.engines import Engine
     from llmguard.registry import Registry
+    from llmguard.report import CheckResult
     from pytest_llmguard.records import Record
 
 __all__ = ["KEY", "Manager", "manager_of"]
@@ -38,10 +41,12 @@ class Manager:
         self.records: dict[str, Record] = {}
         self.errors: list[str] = []
         self.promised: dict[str, Path] = {}
+        self.promised_project: Path | None = None
         self.written: list[str] = []
         self.collected: set[Path] = set()
         self.audits: dict[object, Audit] = {}
         self.begun: set[object] = set()
+        self.closing = ExitStack()
 
     @property
     def is_worker(self) -> bool:
@@ -60,6 +65,25 @@ class Manager:
         from pytest_llmguard.projects import registry_of
 
         return registry_of(self.config)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """How checks go over many rows; one for all projects of the session."""
+        from llmguard.engines import Processes, serial
+        from pytest_llmguard.ladder import option
+
+        if option(self.config, "engine") == "serial":
+            return serial
+        engine = Processes()
+        self.closing.callback(engine.close)
+        return engine
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_llmguard_outcome(self, result: CheckResult) -> str:
+        """The built-in policy; a conftest's own comes first."""
+        return {"failed": "failed", "error": "failed", "skipped": "skipped"}.get(
+            result.outcome.value, "passed"
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -125,8 +149,7 @@ class Manager:
             from pytest_llmguard.sharing import wait_for_others
 
             wait_for_others(self.share, self.config)
-        for audit in self.audits.values():
-            audit.evidence.close()
+        self.closing.close()
         if not self.is_worker and self.share.is_dir():
             import shutil
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-__all__ = ["GpuMemory", "judge", "watch"]
+__all__ = ["GpuMemory", "Judge", "watch"]
 
 WATCHED: pytest.StashKey[Watch] = pytest.StashKey()
 MIB = 2**20
@@ -69,14 +70,24 @@ def watch(item: pytest.Item, marker: pytest.Mark) -> None:
         pytest.fail(f"@pytest.mark.gpu_memory: {bad}", pytrace=False)
     cuda = _cuda()
     start = GpuMemory.of_this_process().start if cuda is not None else 0
+    if not item.config.pluginmanager.hasplugin("llmguard-memory"):
+        item.config.pluginmanager.register(Judge(), "llmguard-memory")
     item.stash[WATCHED] = Watch(limits.get("leak"), limits.get("peak"), start, item.session.testsfailed)
 
 
-def judge(item: pytest.Item) -> None:
-    """Read the allocator after a test's fixtures are gone. A test that failed holds its frames: it is not judged."""
-    watched = item.stash.get(WATCHED, None)
-    if watched is None or item.session.testsfailed > watched.failed:
-        return
+class Judge:
+    """Registered when the first test with limits is set up: reads the allocator after its fixtures are gone."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        """Judge the test; one that failed holds its frames: it is not judged."""
+        yield
+        watched = item.stash.get(WATCHED, None)
+        if watched is not None and item.session.testsfailed == watched.failed:
+            _judge(watched)
+
+
+def _judge(watched: Watch) -> None:
     if _cuda() is None:
         pytest.skip("gpu_memory could not be measured: the test did not import torch, or torch saw no GPU")
     reading = GpuMemory(watched.start)

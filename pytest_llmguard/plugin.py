@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from llmguard.report import CheckResult
-
 __all__ = ["gpu_memory", "lab", "llmguard", "probe", "sentinels"]
 
 PROJECT_FILES = ("llmguard.toml", "pyproject.toml")
@@ -118,19 +116,3 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         from pytest_llmguard.asked import prepare
 
         prepare(item)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    """Hold a test to its `gpu_memory(…)` limits, once all its fixtures are gone."""
-    yield
-    if item.get_closest_marker("gpu_memory"):
-        from pytest_llmguard.memory import judge
-
-        judge(item)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_llmguard_outcome(result: CheckResult) -> str:
-    """The built-in policy; a conftest's own comes first."""
-    return {"failed": "failed", "error": "failed", "skipped": "skipped"}.get(result.outcome.value, "passed")

@@ -23,6 +23,7 @@ def promise(config: pytest.Config) -> None:
     """From here on the reports are written, whatever breaks: a bad argument, a conftest, a plugin."""
     manager = manager_of(config)
     manager.promised = {name: path for name in ("json", "html", "sarif") if (path := _early(config, name))}
+    manager.promised_project = _early(config, "project")
     config.add_cleanup(lambda: _keep(manager))
 
 
@@ -89,11 +90,16 @@ def _order() -> Callable[[Record], tuple[Any, ...]]:
 
 
 def _expected(manager: Manager) -> str:
+    """The project of a session in which no check came to its turn."""
     from pytest_llmguard.projects import NO_PROJECT
 
-    named = option(manager.config, "project")
-    collected = [str(p) for p in sorted(manager.collected)]
-    return str(named) if named else ", ".join(collected) or NO_PROJECT
+    named = manager.promised_project
+    found = [named] if named else sorted(manager.collected)
+    return ", ".join(_shown(path, manager.config.rootpath) for path in found) or NO_PROJECT
+
+
+def _shown(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _public(record: Record, projects: list[str]) -> Record:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,7 +195,7 @@ class Toy:
     def run(self, *arguments: str, only: str = "toy") -> pytest.RunResult:
         """Run pytest on it, in this process."""
         assert self.pytester is not None
-        return self.pytester.runpytest_inprocess(*QUIET, *_selecting(only), *arguments)
+        return quick(self.pytester, *_selecting(only), *arguments)
 
     def report(self, *arguments: str, only: str = "toy") -> dict[str, Any]:
         """Run pytest on it and read the JSON report."""
@@ -229,11 +231,23 @@ class Toy:
         }
 
 
-QUIET = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
+QUIET = ("-p", "no:hypothesispytest", "-p", "no:anyio")
+"""Other people's plugins, which would take most of the time of a short session."""
 
 
 def _selecting(only: str) -> tuple[str, ...]:
     return ("-k", only) if only else ()
+
+
+def quick(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run pytest in this process, with as few plugins as may be."""
+    return pytester.runpytest_inprocess(*QUIET, *arguments)
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
+    """Run pytest in an empty folder."""
+    return functools.partial(quick, pytester)
 
 
 @pytest.fixture
@@ -290,7 +304,29 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         "timeout",
     )
     done = folder.process(*arguments, only="toy or beside")
-    junit = ElementTree.parse(folder.path / "junit.xml").getroot()  # noqa: S314  # pytest wrote it just now
+    junit = ElementTree.parse(folder.path / "junit.xml").getroot()  # pytest wrote it just now
     return Ran(
         done.returncode, done.stdout, done.stderr, folder.read("out/new/report.json"), junit, folder.path
     )
+
+
+TELLS = """
+
+@check
+def toy_tells(project):
+    '''The toy tells which project it sees.'''
+    found = {"model": project.model_path, "adapter": project.adapter_path, "kind": project.schema.model.kind}
+    yield note(Where(), what="seen", evidence=found)
+    return 1
+
+FAMILIES["toy_tells"] = "model"
+"""
+
+
+@pytest.fixture
+def seen(toy: Toy) -> Callable[..., dict[str, Any]]:
+    """Run pytest on a project whose one check tells which model and adapter it sees; give what it told."""
+    toy.write("toychecks.py", TOYS + TELLS)
+    toy.checks("toy_tells")
+    toy.project('[model]\npath = "owner/in-file"\nadapter = "in-file-adapter"\n')
+    return lambda *arguments: dict(toy.report(*arguments)["checks"][0]["findings"][0]["evidence"])
