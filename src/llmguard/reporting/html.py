@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmguard.errors import UsageError
 from llmguard.reporting.text import clean
-from llmguard.reporting.tokens import LEGEND, Token, tokens_from_json
+from llmguard.reporting.tokens import LEGEND, Token, folded, runs_of, tokens_from_json
 from llmguard.reporting.view import view_of
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def _environment() -> Environment:
     made = Environment(loader=FileSystemLoader(ROOM), autoescape=True, undefined=StrictUndefined)
     made.trim_blocks = made.lstrip_blocks = True
     made.filters["tokens"] = tokens_from_json
+    made.filters["folded"] = folded
+    made.filters["runs"] = runs_of
     made.filters["rest"] = _rest
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -11,9 +11,13 @@ from typing import Any
 
 from llmguard.reporting.text import visible
 
-__all__ = ["LEGEND", "Mark", "Run", "Token", "runs_of", "token_texts", "tokens_from_json", "tokens_of_row"]
+__all__ = [
+    "LEGEND", "MANY", "Mark", "Run", "Token", "folded", "runs_of", "token_texts", "tokens_from_json", "tokens_of_row",
+]  # fmt: skip
 
 IGNORE_INDEX = -100
+MANY = 4
+"""So many of the same token in a row are shown as one, with their number."""
 ANSWER = frozenset({"response", "terminator"})
 
 
@@ -28,10 +32,10 @@ class Mark(str, enum.Enum):
 
 LEGEND: tuple[tuple[str, str], ...] = (
     ("trained", "in the loss"),
-    ("masked", "out of the loss (label -100)"),
-    ("wrong", "trained or masked where it should not be, or labelled with another id"),
+    ("masked", "out of the loss"),
+    ("wrong", "should not be what it is"),
     ("terminator", "ends a response"),
-    ("straddle", "holds the end of the prompt and the start of the response"),
+    ("straddle", "is prompt and response in one"),
     ("pad", "padding"),
 )
 """Name of a colour or mark -> what it means."""
@@ -113,8 +117,8 @@ class Run:
 
     @property
     def text(self) -> str:
-        """The text of all tokens, newlines as signs alone."""
-        return "".join(t.shown for t in self.tokens).replace("↵\n", "↵")
+        """The text of all tokens, tabs and newlines as signs."""
+        return visible("".join(t.text for t in self.tokens)).replace("\t", "⇥").replace("\n", "↵")
 
 
 def runs_of(tokens: Iterable[Token]) -> list[Run]:
@@ -125,6 +129,13 @@ def runs_of(tokens: Iterable[Token]) -> list[Run]:
         found.append(run)
         start = run.stop
     return found
+
+
+def folded(tokens: Iterable[Token]) -> Iterator[tuple[Token, int]]:
+    """Tokens with how often each comes in a row; fewer than `MANY` of the same stay apart."""
+    for _, group in groupby(tokens, key=lambda t: (t.id, t.mark, t.kind)):
+        same = list(group)
+        yield from [(same[0], len(same))] if len(same) >= MANY else [(t, 1) for t in same]
 
 
 def tokens_from_json(window: Any) -> list[Token]:
