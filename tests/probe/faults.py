@@ -61,7 +61,14 @@ time.sleep(1e6)
 """,
     "allocates_for_ever": "hoard = []\nwhile True:\n    hoard.append(bytearray(2**24))",
     "eats_descriptors": "hoard = []\nwhile True:\n    hoard.append(open('/dev/null'))",
-    "floods_stdout": "line = 'x' * 65535\nfor _ in range(2000):\n    print(line)\nprint('the last line')",
+    "floods_stdout": """
+import time
+line = 'x' * 65535
+for _ in range(2000):
+    print(line)
+time.sleep(0.3)
+print('the last line')
+""",
     "floods_stdout_for_ever": "line = 'x' * 65535\nwhile True:\n    print(line)",
     "segfault": "import faulthandler, ctypes\nctypes.string_at(0)",
     "abort": "import os\nos.abort()",

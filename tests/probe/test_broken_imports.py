@@ -15,6 +15,8 @@ import pytest
 from llmguard import probe
 from llmguard.probe import ProbeResult, Verdict
 
+DISK_BOUND = {"floods_stdout_for_ever": (Verdict.SPIN, Verdict.HUNG, Verdict.HUNG_FS)}
+"""Where the disk, not the fault, decides what a flood waits for."""
 NO_PROGRESS, DEADLINE, AT_ONCE = 1.2, 12.0, 6
 LIMITS = probe.Limits(data=2**30, open_files=256, processes=64, file_size=2**30)
 TORCH = "import torch; report(getattr(torch, '__version__', None))"
@@ -34,7 +36,7 @@ EXPECTED: dict[str, tuple[Verdict, tuple[str, ...]]] = {
     "fork_bomb": (Verdict.RESOURCE, ("processes, above its limit",)),
     "eats_descriptors": (Verdict.RESOURCE, ("Too many open files", "torch/__init__.py:3")),
     "floods_stdout": (Verdict.OK, ()),
-    "floods_stdout_for_ever": (Verdict.SPIN, ()),
+    "floods_stdout_for_ever": (Verdict.SPIN, ("it printed ",)),
     "segfault": (Verdict.CRASHED, ("SIGSEGV", "string_at")),
     "abort": (Verdict.CRASHED, ("SIGABRT", "torch/__init__.py:2")),
     "bad_alloc": (Verdict.RESOURCE, ("SIGABRT",)),
@@ -107,7 +109,7 @@ def test_a_broken_import_is_named(
     """Verdict and text are those of the fault, not merely some failure."""
     verdict, words = EXPECTED[fault]
     result = results[fault][0]
-    assert result.verdict is verdict, result
+    assert result.verdict in DISK_BOUND.get(fault, (verdict,)), result
     text = result.explain()
     assert text.startswith("import of torch: ")
     assert [word for word in words if word not in text] == [], text
@@ -146,7 +148,7 @@ def test_output_is_capped_and_its_end_is_kept(
 
 
 def test_the_stack_says_where(results: dict[str, tuple[ProbeResult, float, list[int]]]) -> None:
-    """A process that ignores every signal still tells its stack: a timer writes it."""
+    """A process that ignores every signal still tells its stack: a thread answers."""
     for fault in ("sleeps", "ignores_all_signals", "deadlock_gil_held", "spins", "segfault"):
         assert "torch/__init__.py" in results[fault][0].stack, fault
     assert results["stops_itself"][0].stack == ""

@@ -34,6 +34,8 @@ def _case(seen: Observed, **other: object) -> Case:
 
 def _hung(*wchans: str, window: Window = SILENT, state: str = "S", locks: tuple[str, ...] = ()) -> Observed:
     threads = tuple(Thread(1, 1 + n, "python", state, wchan) for n, wchan in enumerate(wchans))
+    if window is SILENT:
+        window = dataclasses.replace(SILENT, places={f"{state} {wchan}": 30 for wchan in wchans[:1]})
     return Observed(ended="no_progress", window=window, threads=threads, locks=locks)
 
 
@@ -88,8 +90,10 @@ def test_a_lock_is_polled_only_where_it_is_polled() -> None:
 
 
 def test_uninterruptible_sleep_is_a_device_or_file_system() -> None:
-    """State D, whatever the kernel calls the place."""
+    """State D, whatever the kernel calls the place; but not because of a single look."""
     assert judge(_case(_hung("something_new", state="D"))) is Verdict.HUNG_FS
+    once = dataclasses.replace(SILENT, places={"D io_schedule": 1, "S hrtimer_nanosleep": 29})
+    assert judge(_case(_hung("io_schedule", window=once, state="D"))) is Verdict.HUNG
 
 
 def test_a_deadline_tells_slow_from_hung() -> None:

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH100, PTH120, PTH123 - the target must be the first to import what it imports
+# ruff: noqa: PTH104, PTH100, PTH120, PTH123 - the target must be the first to import what it imports
 """What a Python probe runs first: a heartbeat, a way to say where it hangs, and the proof that it came to its
 end.
 
@@ -10,12 +10,12 @@ say so.
 
 from __future__ import annotations
 
+import _thread
 import faulthandler
 import mmap
 import os
 import signal
 import sys
-import time
 
 _LONGEST = 900
 
@@ -34,7 +34,9 @@ def main() -> None:
     sys.path += [
         path for path in [os.environ.get("LLMGUARD_PROBE_LIBRARY", "")] if path and path not in sys.path
     ]
-    sys.meta_path.insert(0, Heartbeat(folder, _speak_up_when_hung(folder)))
+    beat = Heartbeat(folder)
+    sys.meta_path.insert(0, beat)
+    _speak_up_when_hung(folder, beat)
     sys.argv[:] = [target if kind == "module" else "-c", *arguments]
     told = Report(os.open(f"{folder}/report", _FLAGS, 0o600), os.environ.get("LLMGUARD_PROBE", ""))
     try:
@@ -126,57 +128,69 @@ class Heartbeat:
     reads: 8 bytes count, 2 bytes length, text.
     """
 
-    def __init__(self, folder: str, stacks: int) -> None:
+    def __init__(self, folder: str) -> None:
         beats = os.open(f"{folder}/beats", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.ftruncate(beats, 4096)
         self.page = mmap.mmap(beats, 4096)
         os.close(beats)
-        self.stacks, self.seen = stacks, set[str]()
-        self.wait, self.armed = float(os.environ.get("LLMGUARD_PROBE_TIMER", "0")), 0.0
+        self.seen = set[str]()
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Count; the next finder does the work. Names already tried do not count: a loop that retries is no
-        progress."""
+        """Count; the next finder does the work. A name tried before does not count: retrying is no progress."""
         if name in self.seen:
             return
         self.seen.add(name)
         data = name.encode("utf-8", "replace")[:_LONGEST]
-        self.page[: 10 + len(data)] = (
-            len(self.seen).to_bytes(8, "little") + len(data).to_bytes(2, "little") + data
-        )
-        self._rearm()
-
-    def _rearm(self) -> None:
-        """One dump after `wait` seconds without an import: the timer works where no signal is delivered."""
-        now = time.monotonic()
-        if self.wait and now - self.armed > self.wait / 4:
-            self.armed = now
-            faulthandler.dump_traceback_later(self.wait, file=self.stacks)
+        counts = len(self.seen).to_bytes(8, "little") + len(data).to_bytes(2, "little")
+        self.page[: 10 + len(data)] = counts + data
 
 
-def _speak_up_when_hung(folder: str) -> int:
-    """Stacks go to a file: of a crash, and on a signal, also while C code holds the interpreter's lock."""
+def _speak_up_when_hung(folder: str, beat: Heartbeat) -> None:
+    """Stacks go to a file: of a crash, on a signal (also while C code holds the interpreter's lock), and on demand.
+
+    The thread that waits for the demand also answers where no signal is delivered: in a file system that hangs. A
+    timer would do the same, but it reads the frames of running threads without the lock, and that crashes now
+    and then.
+    """
     stacks = os.open(f"{folder}/stack", _FLAGS, 0o600)
     faulthandler.enable(file=stacks)
     if hasattr(signal, "SIGRTMAX"):
         faulthandler.register(signal.SIGRTMAX - 3, file=stacks)
         signal.signal(signal.SIGRTMAX - 4, lambda _, frame: _answer(folder, frame))
-    return stacks
+    if os.environ.get("LLMGUARD_PROBE_LISTEN"):
+        os.mkfifo(f"{folder}/ask", 0o600)
+        asked = os.open(f"{folder}/ask", os.O_RDWR | os.O_CLOEXEC)
+        ready = _thread.allocate_lock()
+        ready.acquire()
+        _thread.start_new_thread(_listen, (folder, stacks, asked, beat, ready, _thread.get_ident()))
+        ready.acquire()
+
+
+def _listen(folder: str, stacks: int, asked: int, beat: Heartbeat, ready: object, main_thread: int) -> None:
+    """Wait to be asked; whoever looks for threads that might free the main one must know this one."""
+    beat.page[1024:1032] = _thread.get_native_id().to_bytes(8, "little")
+    ready.release()  # type: ignore[attr-defined]  # a lock of _thread; its type has no public name before 3.13
+    # the main thread runs again when this one has given up the interpreter's lock, that is, inside of `read`
+    os.read(asked, 1)
+    faulthandler.dump_traceback(file=stacks)
+    _answer(folder, sys._current_frames().get(main_thread))
 
 
 def _answer(folder: str, frame: object) -> None:
     """Name the lock files that the variables of a waiting loop hold."""
     found: list[str] = []
-    for _ in range(
-        4
-    ):  # the loop itself and what it calls; further out a variable says nothing about the wait
+    for _ in range(4):  # the loop and what it calls; further out a variable says nothing about the wait
         if frame is None:
             break
         for value in list(getattr(frame, "f_locals", {}).values()):
             found += [text for text in _texts(value, depth=2) if _is_lock(text)]
         frame = getattr(frame, "f_back", None)
-    with open(f"{folder}/asked", "w", encoding="utf-8", errors="replace") as file:
-        file.write("\n".join(dict.fromkeys(found)))
+    try:
+        with open(f"{folder}/asked.new", "w", encoding="utf-8", errors="replace") as file:
+            file.write("\n".join(dict.fromkeys(found)))
+        os.rename(f"{folder}/asked.new", f"{folder}/asked")
+    except OSError:  # no descriptor left, or no room: then there is no answer
+        return
 
 
 def _texts(value: object, depth: int) -> list[str]:

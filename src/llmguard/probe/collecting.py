@@ -23,7 +23,7 @@ def result_of(spec: Spec, folder: str, seconds: float) -> ProbeResult:
     payload, failure, finished = _report(folder, spec.nonce)
     survivors = tuple(Survivor(**survivor) for survivor in found.get("survivors", ()))
     seen = _observed(found, folder)
-    output = _tail(f"{folder}/output", spec.max_output, seen.output_dropped)
+    output = _output(folder, spec.max_output, seen.output_dropped)
     case = Case(seen, spec.python, finished, failure, output, survivors, spec.patience)
     code = os.waitstatus_to_exitcode(seen.status) if seen.status is not None else None
     return ProbeResult(
@@ -37,7 +37,7 @@ def result_of(spec: Spec, folder: str, seconds: float) -> ProbeResult:
         payload=payload,
         failure=failure,
         finished=finished,
-        stack=_tail(f"{folder}/stack", _LONGEST_STACK, 0),
+        stack=_tail(f"{folder}/stack", _LONGEST_STACK),
         observed=seen,
         leftovers=tuple(Left(**left) for left in found.get("leftovers", ())),
         survivors=survivors,
@@ -63,7 +63,7 @@ def _observed_file(folder: str) -> dict[str, Any]:
 def _observed(found: dict[str, Any], folder: str) -> Observed:
     plain = "ended executed exec_errno status imports last_import last_step peak_rss peak_processes"
     values = {name: found[name] for name in [*plain.split(), "oom_kills", "output_dropped"] if name in found}
-    asked = _tail(f"{folder}/asked", _LONGEST_STACK, 0)
+    asked = _tail(f"{folder}/asked", _LONGEST_STACK)
     threads = tuple(Thread(**thread) for thread in found.get("threads", ()))
     return Observed(
         **values,
@@ -78,7 +78,7 @@ def _report(folder: str, nonce: str) -> tuple[Any, Failure | None, bool]:
     """The child's own words: payload, exception, whether it came to its end. Lines without the nonce are not
     ours."""
     payload, failure, finished = None, None, False
-    for line in _tail(f"{folder}/report", _LONGEST_REPORT, 0).splitlines():
+    for line in _tail(f"{folder}/report", _LONGEST_REPORT).splitlines():
         word, _, rest = line.partition(" ")
         marked, _, text = rest.partition(" ")
         if marked != nonce:
@@ -95,14 +95,31 @@ def _report(folder: str, nonce: str) -> tuple[Any, Failure | None, bool]:
     return payload, failure, finished
 
 
-def _tail(path: str, limit: int, dropped: int) -> str:
-    """The last `limit` bytes of a file as text, and how many bytes there were before."""
+def _output(folder: str, limit: int, taken_out: int) -> str:
+    """The newest `limit` bytes of what was printed, and how many bytes there were before."""
+    kept, newest = _bytes(f"{folder}/output.kept", limit), _bytes(f"{folder}/output", limit)
+    shown = (kept + newest)[-limit:]
+    size = taken_out + _size(f"{folder}/output")
+    text = shown.decode("utf-8", "replace")
+    return f"[{size - len(shown):,} bytes before this are not kept]\n{text}" if size > len(shown) else text
+
+
+def _tail(path: str, limit: int) -> str:
+    return _bytes(path, limit).decode("utf-8", "replace")
+
+
+def _bytes(path: str, limit: int) -> bytes:
+    """The last `limit` bytes of a file."""
     try:
         with Path(path).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
-            text = file.read(limit).decode("utf-8", "replace")
+            file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+            return file.read(limit)
     except OSError:
-        return ""
-    hidden = dropped + max(0, size - limit)
-    return f"[{hidden:,} bytes before this are not kept]\n{text}" if hidden else text
+        return b""
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0

@@ -149,7 +149,9 @@ def _silence(result: ProbeResult, doing: str) -> str:
     channel = f" ({wchan})" if wchan not in ("", "0") else ""
     end = " at its exit, after its work was done" if result.finished else ""
     silent = f"no progress for {result.observed.window.seconds:.1f} s"
-    where = f"{_place(result)}{_last_import(result)}{_last_step(result)}"
+    printed = result.observed.output_dropped
+    flood = f"; it printed {printed / 2**20:,.0f} MiB" if printed else ""
+    where = f"{_place(result)}{_last_import(result)}{_last_step(result)}{flood}"
     return f"{silent}{end}: {doing}{channel}{where}"
 
 

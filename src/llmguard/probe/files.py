@@ -6,18 +6,33 @@ from __future__ import annotations
 import json
 import os
 
-__all__ = ["cap", "heartbeat", "last_line", "signature"]
+__all__ = ["LISTENER", "ask", "cap", "heartbeat", "last_line", "signature"]
+
+LISTENER = 1024
+"""Where in the heartbeat the id of the listening thread lies."""
 
 
-def heartbeat(path: str) -> tuple[int, str]:
-    """The child's heartbeat: how many modules it has begun to import so far, and the last one."""
+def ask(path: str) -> bool:
+    """Ask the child's listening thread for its stacks; False where it has none."""
+    try:
+        pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    os.write(pipe, b"?")
+    os.close(pipe)
+    return True
+
+
+def heartbeat(path: str) -> tuple[int, str, int]:
+    """The child's heartbeat: modules it has begun to import, the last one, its listening thread (0 where it has none)."""
     try:
         with open(path, "rb") as file:
             data = file.read(4096)
     except OSError:
         data = b""
     size = int.from_bytes(data[8:10], "little")
-    return int.from_bytes(data[:8], "little"), data[10 : 10 + size].decode("utf-8", "replace")
+    last = data[10 : 10 + size].decode("utf-8", "replace")
+    return int.from_bytes(data[:8], "little"), last, int.from_bytes(data[LISTENER : LISTENER + 8], "little")
 
 
 def signature(path: str) -> tuple[int, int]:
@@ -46,9 +61,10 @@ def last_line(path: str) -> str:
 
 
 def cap(path: str, limit: int) -> int:
-    """Cut a file beyond twice the limit back to its newest `limit` bytes; returns how many were dropped.
+    """Move the newest `limit` bytes of a file beyond twice the limit to `PATH.kept` and empty it.
 
-    Its writer appends, so it goes on behind what is kept. What it writes in between is lost: this is a flood.
+    Its writer appends, so it starts again at the beginning: of a flood the order stays, and no limit on the size of
+    files is hit. Returns how many bytes were taken out.
     """
     try:
         if os.stat(path).st_size <= 2 * limit:
@@ -56,10 +72,13 @@ def cap(path: str, limit: int) -> int:
         with open(path, "r+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(size - limit)
-            tail = file.read(limit)
+            tail = file.read()
+            tail += (
+                file.read()
+            )  # what came while the first read went on; what comes from here to the cut is lost
             file.truncate(0)
-        with open(path, "ab") as file:
-            file.write(tail)
+        with open(f"{path}.kept", "wb") as kept:
+            kept.write(tail[-limit:])
     except OSError:
         return 0
-    return size - len(tail)
+    return size - limit + len(tail)

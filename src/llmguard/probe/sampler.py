@@ -47,13 +47,13 @@ class Sampler:
     def __init__(self, main: int, beats: str, progress: str, output: str) -> None:
         self.main, self.beats, self.progress, self.output = main, beats, progress, output
         self.proc = tree.has_proc()
-        self.dropped = 0
+        self.dropped = self.listener = 0
         self._switches: dict[int, int] = {}
 
     def take(self) -> Sample:
         """Look now. Without `/proc` only the heartbeat, the steps and the output are seen."""
         sample = Sample()
-        sample.beats = files.heartbeat(self.beats)[0]
+        sample.beats, _, self.listener = files.heartbeat(self.beats)
         sample.steps = files.signature(self.progress)
         sample.output = files.signature(self.output)[1] + self.dropped
         if self.proc:
@@ -69,6 +69,8 @@ class Sampler:
         sample.read += counts.get("rchar", 0) + counts.get("read_bytes", 0)
         sample.written += counts.get("wchar", 0)
         for tid in _tasks(process.pid, process.pid == self.main):
+            if tid == self.listener:
+                continue  # ours: it would look like a thread that might free the others
             thread = self._thread(process, tid)
             sample.threads.append(thread)
             if tid == self.main:

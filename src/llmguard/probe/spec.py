@@ -22,7 +22,6 @@ __all__ = ["Settings", "Spec"]
 HERE = Path(__file__).parent
 LIBRARY = HERE.parents[1]
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_TIMER_SHARE = 0.7
 
 
 class Settings(TypedDict, total=False):
@@ -130,8 +129,8 @@ class Spec:
         if self.hide_gpus:
             found |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
         ours = {"": self.nonce, "_FOLDER": folder, "_STEPS": self.steps(folder), "_LIBRARY": str(LIBRARY)}
-        # the timer costs a thread, which a worker that forks should not have
-        ours["_TIMER"] = "0" if self.computing_is_progress else f"{_TIMER_SHARE * self.patience:.3f}"
+        # listening for the question where it hangs costs a thread, which a worker that forks should not have
+        ours["_LISTEN"] = "" if self.computing_is_progress else "1"
         found |= {f"LLMGUARD_PROBE{name}": value for name, value in ours.items()}
         return {name: value for name, value in found.items() if value is not None}
 

@@ -179,11 +179,16 @@ class Supervisor:
         sample = self.sampler.take()
         if self.ended in ("no_progress", "deadline"):
             self.sampler.name_the_files(sample)
-            for number in (_dump_signal(), _ask_signal()):
-                if number and self._catches(number):
-                    os.kill(self.child, number)
-            self._wait_for(f"{self.folder}/asked", 0.25 if self._catches(_ask_signal()) else 0.05)
+            if not (files.ask(f"{self.folder}/ask") and self._wait_for("asked", 0.25)):
+                self._ask_by_signal()
         return sample
+
+    def _ask_by_signal(self) -> None:
+        """The handler in C answers also where the interpreter's lock is held; the other one names lock files."""
+        for number in (_dump_signal(), _ask_signal()):
+            if self._catches(number):
+                os.kill(self.child, number)
+        self._wait_for("asked", 0.25 if self._catches(_ask_signal()) else 0.05)
 
     def _catches(self, number: int) -> bool:
         """Whether the child has a handler for a signal; one without would die of it."""
@@ -192,10 +197,13 @@ class Supervisor:
                 return bool(number and int(line.split()[1], 16) >> (number - 1) & 1)
         return False
 
-    def _wait_for(self, path: str, seconds: float) -> None:
+    def _wait_for(self, name: str, seconds: float) -> bool:
         stop = time.monotonic() + seconds
-        while time.monotonic() < stop and not os.path.exists(path):
+        while not os.path.exists(f"{self.folder}/{name}"):
+            if time.monotonic() >= stop:
+                return False
             time.sleep(0.01)
+        return True
 
     def _stragglers(self) -> list[dict[str, object]]:
         """What the probe left alive although it has ended by itself."""
@@ -244,7 +252,7 @@ class Supervisor:
     # -- report
 
     def _describe(self, last: Sample, leftovers: list[dict[str, object]]) -> dict[str, object]:
-        imports, last_import = files.heartbeat(f"{self.folder}/beats")
+        imports, last_import, _ = files.heartbeat(f"{self.folder}/beats")
         return {
             "ended": self.ended, "executed": self.executed, "exec_errno": self.exec_errno,
             "imports": imports, "last_import": last_import, "threads": last.threads,

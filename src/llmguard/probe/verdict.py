@@ -106,12 +106,26 @@ def _mostly(seen: Observed, *states: str) -> bool:
     return sum(n for place, n in places.items() if place[:1] in states) * 2 > sum(places.values())
 
 
+def _in_files(state: str, wchan: str) -> bool:
+    return state == "D" or waits.family(wchan) == waits.FILES
+
+
+def _mostly_in_files(seen: Observed) -> bool:
+    """One look is not enough: whoever writes much is now and then made to wait for the disk."""
+    places = seen.window.places
+    return sum(n for place, n in places.items() if _in_files(place[:1], place[2:])) * 2 > sum(places.values())
+
+
 def _waiting(seen: Observed) -> Verdict:
     """What the main thread waits for; where that is a child process, what that one waits for."""
     window, threads = seen.window, deciding(seen.threads)
     kinds = {waits.family(thread.wchan) for thread in threads}
     first = threads[0] if threads else None
-    if first and (first.state == "D" or waits.family(first.wchan) == waits.FILES):
+    if (
+        first
+        and _in_files(first.state, first.wchan)
+        and (first.pid != seen.threads[0].pid or _mostly_in_files(seen))
+    ):
         return Verdict.HUNG_FS
     if first and waits.family(first.wchan) == waits.LOCK:
         return Verdict.LOCK_POLL
