@@ -132,6 +132,13 @@ CHECKS: tuple[Entry, ...] = (
     _entry("config", "max_length_agrees_with_the_project", "config", "max_length", over="config", bugs="default_max_length_cuts_silently", room="config_model"),
     _entry("config", "adapter_scaling_is_moderate", "config", over="config", room="config_model"),
     # source
+    _entry("source", "sources_parse", "sources"),
+    _entry("source", "names_are_defined_before_use", "sources", bugs="total_steps_used_before_it_is_set"),
+    _entry("source", "imports_are_declared", "sources", bugs="dependency_missing_from_requirements"),
+    _entry("source", "training_arguments_are_valid", "sources", bugs="num_train_epochs_is_none learning_rate_read_as_text", room="source_arguments"),
+    _entry("source", "trainer_arguments_are_known", "sources", room="source_arguments"),
+    _entry("source", "device_is_not_hard_coded", "sources", bugs="device_hard_coded"),
+    _entry("source", "models_are_loaded_one_at_a_time", "sources", bugs="three_models_at_once"),
     _entry("source", "pipeline_code_runs", "pipeline", room="pipeline"),
     # adapter
     # environment

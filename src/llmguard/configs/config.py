@@ -68,6 +68,19 @@ class Setting:
         rule = RULES.get(self.name)
         return None if rule and rule.library and self.dialect == "plain" else rule
 
+    def written(self, value: object) -> str:
+        """A line that makes the setting, as the file's syntax writes it: `bf16: true`, `"bf16": true`, `bf16=True`."""
+        name, text = self.item.name, str(value)
+        if self.syntax == "python":
+            return f"{name}={text.title() if text in ('true', 'false') else text}"
+        return (
+            f'"{name}": {text}'
+            if self.syntax == "json"
+            else f"{name} = {text}"
+            if self.syntax == "toml"
+            else f"{name}: {text}"
+        )
+
     @property
     def where(self) -> Where:
         """File, line, column and key."""
@@ -79,7 +92,8 @@ class Config:
     """A config file of a training run.
 
     `file`: the name that reports show; `roots`: the folders that relative paths in it may start from; `ranges`: `[config.range]`
-    of the project; `train_files`: `[data] train`; `alone`: whether the project names no other config.
+    of the project; `train_files`: `[data] train`; `alone`: whether the project names no other config;
+    `given`: the sections, where they are known beforehand (calls in code).
     """
 
     file: str
@@ -90,10 +104,11 @@ class Config:
     train_files: tuple[Path, ...] = ()
     model: str | None = None
     alone: bool = True
+    given: tuple[Section, ...] | None = None
 
     @cached_property
     def _sections(self) -> tuple[list[Section], str]:
-        return sections_of(self.document, self.wanted)
+        return (list(self.given), "") if self.given is not None else sections_of(self.document, self.wanted)
 
     @property
     def sections(self) -> list[Section]:

@@ -72,7 +72,7 @@ def _former(config: Config, section: Section, item: Item, library: Library) -> F
     certain = section.told or (
         item.name not in _READ_BY_SCRIPTS and item.name == "evaluation_strategy" and library.installed
     )
-    make = error if certain else warning
+    make = error if certain else note if item.name == "torch_dtype" else warning
     return make(
         Where(config.file, line=item.line, column=item.column, key=item.key),
         what=f"`{item.name}` is no setting of {library.label}"
@@ -98,12 +98,18 @@ def _slip(config: Config, item: Item, meant: str, library: Library) -> Finding:
 
 
 def _alien(config: Config, item: Item, library: Library) -> Finding:
-    return warning(
+    in_code = config.document.syntax == "python" and library.installed
+    make = error if in_code else warning
+    return make(
         Where(config.file, line=item.line, column=item.column, key=item.key),
         what=f"`{item.name}` is no setting of {library.label}",
-        why="a key that the library does not know is refused or ignored",
+        why="the call ends in a TypeError"
+        if in_code
+        else "a key that the library does not know is refused or ignored",
         cause="a key of the project's own script in a file whose dialect is given, or a name of another version",
-        remedy='remove it; where your own script reads it, set `[config] dialect = "auto"` in the project file',
+        remedy="remove it"
+        if in_code
+        else 'remove it; where your own script reads it, set `[config] dialect = "auto"` in the project file',
         actual=item.name,
     )
 
@@ -113,7 +119,7 @@ def _own_keys(config: Config, library: Library, items: list[Item]) -> Finding:
     more = f" and {len(items) - 8} more" if len(items) > 8 else ""  # as many as are shown
     return note(
         Where(config.file, line=items[0].line, column=items[0].column),
-        what=f"{len(items)} keys are no settings of {library.label} and are taken for the project's own: {shown}{more}",
+        what=f"not among the settings of {library.label}, so taken for the project's own: {shown}{more}",
         remedy="nothing, where your own script reads them",
     )
 

@@ -81,7 +81,7 @@ def _number(setting: Setting, kind: str) -> Fault | None:
     if isinstance(value, (list, dict)) and setting.dialect != "plain" and _only_numbers(setting):
         shown = "a list" if isinstance(value, list) else "a mapping"
         return Fault(f"it is {shown} where {needed} is needed", why, "a sweep, or one level too many",
-                     f"write one number: `{setting.item.name}: {_example(setting)}`", needed)  # fmt: skip
+                     f"write one number: `{setting.written(_example(setting))}`", needed)  # fmt: skip
     return None
 
 
@@ -111,7 +111,7 @@ def _bool_for_number(setting: Setting, needed: str, why: str) -> Fault:
         if setting.item.text.lower() in _TRUTH
         else "a switch mistaken for an amount"
     )
-    remedy = f"write {needed}: `{setting.item.name}: {_example(setting)}`"
+    remedy = f"write {needed}: `{setting.written(_example(setting))}`"
     return Fault(f"it is {setting.value} where {needed} is needed", why, cause, remedy, needed)
 
 
@@ -137,10 +137,10 @@ def _text_for_number(setting: Setting, needed: str, kind: str) -> Fault | None:
         return None
     if setting.syntax == "yaml" and not setting.item.quoted:
         cause = "YAML 1.1 takes a number with an exponent for text unless it has a dot and a sign"
-        return Fault(shown, why, cause, f"write `{setting.item.name}: {_dotted(number)}`", needed)
+        return Fault(shown, why, cause, f"write `{setting.written(_dotted(number))}`", needed)
     plain = f"{number:g}" if kind != "int" or number != int(number) else str(int(number))
     return Fault(
-        shown, why, "the number stands in quotes", f"remove the quotes: {setting.item.name} = {plain}", needed
+        shown, why, "the number stands in quotes", f"remove the quotes: `{setting.written(plain)}`", needed
     )
 
 
@@ -163,7 +163,7 @@ def _fraction(setting: Setting, kind: str, why: str) -> Fault | None:
     if kind == "steps" and (value == int(value) or 0 <= value < 1):
         return None
     whole = value == int(value)
-    remedy = f"write `{setting.item.name}: {int(value)}`" if whole else "write a whole number"
+    remedy = f"write `{setting.written(int(value))}`" if whole else "write a whole number"
     if setting.dialect == "axolotl" and whole:
         return None
     return Fault(f"it is {value!r} where a whole number is needed", "a count with a fraction is refused where it is used as one: "
@@ -178,7 +178,11 @@ def _switch(setting: Setting) -> Fault | None:
     if texts_allowed or (value.lower() in WORDS and value.lower() not in _TRUTH):
         return None
     meant = _TRUTH.get(value.strip().lower())
-    remedy = f"write {str(meant).lower() if meant is not None else 'true or false'} without quotes"
+    remedy = (
+        f"write `{setting.written(str(meant).lower())}` without quotes"
+        if meant is not None
+        else "write true or false without quotes"
+    )
     why = "every text but the empty one counts as true, 'false' too"
     return Fault(
         f'it is the text "{value}" where true or false is needed',
@@ -209,7 +213,8 @@ def _choice(setting: Setting, rule: Rule) -> Fault | None:
             f"it is {value!r}", rule.why, "a number where a name is needed", f"write {allowed}", allowed
         )
     near = nearest(value, choices)
-    remedy = f"write `{setting.item.name}: {near}`" if near else f"write {allowed}"
+    name = near if setting.syntax in ("", "yaml") else f'"{near}"'
+    remedy = f"write `{setting.written(name)}`" if near else f"write {allowed}"
     return Fault(
         f"it is {value!r}, which is not {allowed}",
         rule.why,
@@ -221,12 +226,10 @@ def _choice(setting: Setting, rule: Rule) -> Fault | None:
 
 def _yaml_no(setting: Setting, rule: Rule, allowed: str) -> Fault:
     text = setting.item.text or str(setting.value).lower()
-    name = text if text.lower() not in ("true", "false") else "no"
+    quoted = '"no"' if "no" in rule.choices or text.lower() in ("true", "false") else f'"{text}"'
     by_yaml = setting.syntax == "yaml" and text.lower() not in ("true", "false")
     cause = f"YAML 1.1 reads {text} as {setting.value}" if by_yaml else "a switch where a name is needed"
-    remedy = (
-        f'write it in quotes: `{setting.item.name}: "{name}"`' if not setting.value else f"write {allowed}"
-    )
+    remedy = f"write it in quotes: `{setting.written(quoted)}`" if not setting.value else f"write {allowed}"
     return Fault(
         f"it is {setting.value} where a name is needed ({allowed})", rule.why, cause, remedy, allowed
     )

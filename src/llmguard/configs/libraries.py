@@ -15,6 +15,7 @@ from llmguard.configs.library import (
     scan_class_fields,
     version_of,
 )
+from llmguard.configs.table_axolotl import AXOLOTL
 
 __all__ = ["library_of", "reads_yaml_floats"]
 
@@ -98,10 +99,11 @@ def _trl_fields(folder: Path) -> dict[str, Field]:
 def _llamafactory() -> Library:
     base, folder = _transformers(), folder_of("llamafactory")
     own: dict[str, Field] = {}
+    seq2seq = _table(tables.SEQ2SEQ)
     for file in sorted((folder / "hparams").glob("*_args.py")) if folder else []:
         own.update(read_class_fields(file))
     inherited = {**_table(tables.TRANSFORMERS_4), **_table(tables.TRANSFORMERS), **base.fields}
-    known = {**(base.fields if own else inherited), **(own or _table(tables.LLAMAFACTORY))}
+    known = {**seq2seq, **(base.fields if own else inherited), **(own or _table(tables.LLAMAFACTORY))}
     version = version_of("llamafactory") if own else tables.VERSIONS["llamafactory"]
     return Library("llamafactory", version, known, bool(own), base.removed - set(known), base.choices)
 
@@ -112,7 +114,7 @@ def _axolotl() -> Library:
     if folder:
         for file in [*folder.glob("integrations/*/args.py"), *folder.glob("utils/schemas/*.py")]:
             own.update(read_class_fields(file))
-    known = {**_table(tables.AXOLOTL), **own}
+    known = {**_table(AXOLOTL), **own}
     return Library("axolotl", version_of("axolotl") if own else tables.VERSIONS["axolotl"], known, bool(own))
 
 

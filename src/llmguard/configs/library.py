@@ -75,8 +75,8 @@ class Library:
 
     @property
     def label(self) -> str:
-        """`transformers 5.23.0, installed here`."""
-        return f"{self.name} {self.version}, {'installed here' if self.installed else 'not installed: as of our table'}"
+        """`transformers 5.23.0 (installed here)`."""
+        return f"{self.name} {self.version} ({'installed here' if self.installed else 'our table: it is not installed here'})"
 
 
 @functools.cache

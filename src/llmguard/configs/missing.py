@@ -78,24 +78,12 @@ def _hub(config: Config, claim: Claim, tried: list[Path]) -> Finding | None:
     if cached:
         return None
     hint = f"; the cache has {near[0]}" if near else ""
-    if _is_offline():
-        return error(
-            _where(config, claim),
-            what=f"the model {claim.text!r} is neither a folder here nor in the hub cache, and the hub is switched off{hint}",
-            why="the run stops when it loads the model: nothing may be fetched",
-            cause="a misspelt name, or a model that was never fetched to this machine",
-            remedy=f"write {near[0]!r}"
-            if near
-            else "fetch the model before going offline, or name a local folder",
-            expected="a model that is here",
-            actual=claim.text,
-        )
     what = (
         f"the model {claim.text!r} is taken for a hub id: it is no folder here and not in the hub cache{hint}"
     )
-    return note(
-        _where(config, claim), what=what, remedy="nothing, where the machine that trains can fetch it"
-    )
+    offline = "fetch it before the run: the hub is switched off here (HF_HUB_OFFLINE)"
+    remedy = offline if _is_offline() else "nothing, where the machine that trains can fetch it"
+    return note(_where(config, claim), what=what, remedy=remedy)
 
 
 def _like_a_folder(text: str, tried: list[Path]) -> str | None:

@@ -115,7 +115,7 @@ def _beta(setting: Setting, run: Run, number: float) -> Fault | None:
         return None
     why = "the preference loss is multiplied by beta: with 0 it stays at ln 2 = 0.6931 and nothing is learnt"
     return Fault(f"it is {number:g} in a preference run", why, "a value copied from GRPO, where 0 is the default",
-                 f"write a small positive number, 0.1 for example: `{setting.item.name}: 0.1`", "more than 0")  # fmt: skip
+                 f"write a small positive number, 0.1 for example: `{setting.written(0.1)}`", "more than 0")  # fmt: skip
 
 
 def _unusual(setting: Setting, run: Run, number: float) -> Fault | None:
