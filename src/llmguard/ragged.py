@@ -88,8 +88,11 @@ class Ragged:
 
     def count(self, mask: NDArray[np.bool_]) -> Ints:
         """How many values of each row the flat mask holds for: int64 [rows]."""
-        summed = np.concatenate(([0], np.cumsum(mask, dtype=np.int64)))
-        return summed[self.offsets[1:]] - summed[self.offsets[:-1]]
+        if not mask.any():  # nothing is wrong: the usual answer, and the fastest
+            return np.zeros(len(self), dtype=np.int64)
+        summed = np.zeros(len(mask) + 1, dtype=np.int32)
+        np.cumsum(mask, dtype=np.int32, out=summed[1:])
+        return (summed[self.offsets[1:]] - summed[self.offsets[:-1]]).astype(np.int64)
 
     def same_shape(self, other: Ragged) -> bool:
         """Whether both have the same rows of the same lengths."""

@@ -49,7 +49,9 @@ class Alignment:
 
     def of(self, *kinds: Kind) -> NDArray[np.bool_]:
         """Tokens of some kinds: bool [tokens]."""
-        return np.isin(self.kind, [int(k) for k in kinds])
+        wanted = np.zeros(len(Kind), dtype=bool)
+        wanted[[int(k) for k in kinds]] = True
+        return np.asarray(wanted[self.kind])
 
 
 def align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any = None) -> Alignment:

@@ -82,6 +82,8 @@ def labels_are_not_shifted(encoded: Any, rows: Any = None) -> Tally:
     ids, labels, trained = found.input_ids, found.labels, found.trained
     source = as_rows(rows) if rows is not None else None
     wrong = trained & (labels.values != ids.values)
+    if not wrong.any():
+        return masks_tally(found, len(found))
     ahead = np.zeros_like(wrong)
     ahead[:-1] = wrong[:-1] & (labels.values[:-1] == ids.values[1:])
     behind = np.zeros_like(wrong)
