@@ -116,11 +116,11 @@ CHECKS: tuple[Entry, ...] = (
     # splits
     # config
     _entry("config", "config_file_is_readable", "config_file", over="config", bugs="bad_config_found_after_hours"),
-    _entry("config", "config_keys_are_unique", "config", over="config", bugs="bad_config_found_after_hours"),
-    _entry("config", "config_keys_are_known", "config", over="config", bugs="bad_config_found_after_hours"),
-    _entry("config", "config_values_have_their_type", "config", over="config", bugs="bad_config_found_after_hours learning_rate_read_as_text yaml_no_becomes_false num_train_epochs_is_none"),
-    _entry("config", "config_values_are_in_range", "config", over="config", bugs="bad_config_found_after_hours dpo_loss_is_frozen"),
-    _entry("config", "config_paths_exist", "config", over="config", bugs="bad_config_found_after_hours"),
+    _entry("config", "no_config_key_is_given_twice", "config", over="config", bugs="bad_config_found_after_hours"),
+    _entry("config", "every_config_key_is_known", "config", over="config", bugs="bad_config_found_after_hours"),
+    _entry("config", "every_config_value_has_its_type", "config", over="config", bugs="bad_config_found_after_hours learning_rate_read_as_text yaml_no_becomes_false num_train_epochs_is_none"),
+    _entry("config", "every_config_value_is_in_range", "config", over="config", bugs="bad_config_found_after_hours dpo_loss_is_frozen"),
+    _entry("config", "every_config_path_exists", "config", over="config", bugs="bad_config_found_after_hours"),
     _entry("config", "rows_fill_an_optimizer_step", "config", over="config", room="config_runs"),
     _entry("config", "max_steps_agrees_with_epochs", "config", over="config", bugs="max_steps_overrides_epochs", room="config_runs"),
     _entry("config", "warmup_ends_within_the_run", "config", over="config", bugs="max_steps_overrides_epochs", room="config_runs"),
@@ -138,7 +138,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("source", "training_arguments_are_valid", "sources", bugs="num_train_epochs_is_none learning_rate_read_as_text", room="source_arguments"),
     _entry("source", "trainer_arguments_are_known", "sources", room="source_arguments"),
     _entry("source", "device_is_not_hard_coded", "sources", bugs="device_hard_coded"),
-    _entry("source", "models_are_loaded_one_at_a_time", "sources", bugs="three_models_at_once"),
+    _entry("source", "one_model_is_resident_at_a_time", "sources", bugs="three_models_at_once"),
     _entry("source", "pipeline_code_runs", "pipeline", room="pipeline"),
     # adapter
     # environment

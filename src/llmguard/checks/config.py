@@ -17,11 +17,11 @@ from llmguard.findings import Finding, Where, error, note, warning
 
 __all__ = [
     "config_file_is_readable",
-    "config_keys_are_known",
-    "config_keys_are_unique",
-    "config_paths_exist",
-    "config_values_are_in_range",
-    "config_values_have_their_type",
+    "every_config_key_is_known",
+    "every_config_path_exists",
+    "every_config_value_has_its_type",
+    "every_config_value_is_in_range",
+    "no_config_key_is_given_twice",
 ]
 
 AnyConfig = Config | Mapping[str, Any] | Path | str
@@ -51,7 +51,7 @@ def config_file_is_readable(config_file: AnyConfig) -> Yields:
 
 
 @check
-def config_keys_are_unique(config: AnyConfig) -> Yields:
+def no_config_key_is_given_twice(config: AnyConfig) -> Yields:
     """No key stands twice in one mapping: parsers keep the last one and say nothing."""
     found = as_config(config)
     for twice in found.document.duplicates:
@@ -69,7 +69,7 @@ def config_keys_are_unique(config: AnyConfig) -> Yields:
 
 
 @check
-def config_keys_are_known(config: AnyConfig) -> Yields:
+def every_config_key_is_known(config: AnyConfig) -> Yields:
     """Every key is one that the library of the file's dialect reads; misspelt and renamed ones are named with the right name."""
     found = as_config(config)
     yield from unknown_keys(found)
@@ -77,7 +77,7 @@ def config_keys_are_known(config: AnyConfig) -> Yields:
 
 
 @check
-def config_values_have_their_type(config: AnyConfig) -> Yields:
+def every_config_value_has_its_type(config: AnyConfig) -> Yields:
     """Every number is a number, every switch true or false, every name a name: nothing is text or None by accident."""
     found = as_config(config)
     for setting in found.settings:
@@ -88,7 +88,7 @@ def config_values_have_their_type(config: AnyConfig) -> Yields:
 
 
 @check
-def config_values_are_in_range(config: AnyConfig) -> Yields:
+def every_config_value_is_in_range(config: AnyConfig) -> Yields:
     """Every number is in its documented range (`[config.range]` of the project before it) and usual for the training method."""
     found = as_config(config)
     told: set[tuple[Any, ...]] = set()
@@ -102,7 +102,7 @@ def config_values_are_in_range(config: AnyConfig) -> Yields:
 
 
 @check
-def config_paths_exist(config: AnyConfig) -> Yields:
+def every_config_path_exists(config: AnyConfig) -> Yields:
     """The base model, data and other files that a config names are there; hub ids are not looked up."""
     found = as_config(config)
     looked_at = yield from missing_paths(found)

@@ -178,10 +178,10 @@ def training_budget_fits_the_data(config: AnyConfig) -> Yields:
     found, looked_at = as_config(config), 0
     for run, plan in _planned(found):
         epochs = run.get("num_train_epochs")
-        if plan.rows is None or epochs is None or (run.number("max_steps") or 0) > 0:
+        if plan.rows is None or epochs is None or epochs.number is None or (run.number("max_steps") or 0) > 0:
             continue
         looked_at += plan.rows
-        if run.objective in ("", "sft") and (epochs.number or 0) <= 1 and 0 < plan.rows < _FEW_ROWS:
+        if run.objective in ("", "sft") and 0 < epochs.number <= 1 and 0 < plan.rows < _FEW_ROWS:
             yield warning(
                 epochs.where,
                 what=f"{epochs.number:g} epochs over {plan.rows:,} rows: {plan.arithmetic}",

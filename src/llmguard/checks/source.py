@@ -17,8 +17,8 @@ from llmguard.sources.undefined import Undefined, find_ruff, undefined_names
 __all__ = [
     "device_is_not_hard_coded",
     "imports_are_declared",
-    "models_are_loaded_one_at_a_time",
     "names_are_defined_before_use",
+    "one_model_is_resident_at_a_time",
     "sources_parse",
 ]
 
@@ -145,7 +145,7 @@ def device_is_not_hard_coded(sources: AnySources) -> Yields:
 
 
 @check
-def models_are_loaded_one_at_a_time(sources: AnySources) -> Yields:
+def one_model_is_resident_at_a_time(sources: AnySources) -> Yields:
     """No function holds several models at once that could be used one after the other."""
     found = as_sources(sources)
     for file in found.parsed:
