@@ -96,7 +96,7 @@ def _without_project(session: pytest.Session) -> Iterator[pytest.Item]:
         return
     from pytest_llmguard.items import NoProject
 
-    yield from session.genitems(NoProject.from_parent(session, name="llmguard"))
+    yield from session.genitems(NoProject.from_parent(session, name="llmguard", nodeid="llmguard"))
 
 
 def _of_this_folder(config: pytest.Config) -> Path | None:

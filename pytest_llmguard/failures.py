@@ -94,6 +94,10 @@ class Failure:
         if record["reason"]:
             tw.line(visible(record["reason"]), red=record["outcome"] == "error")
         errors = _of(record, "error") or _of(record, "warning")
+        if not errors and not record["reason"]:
+            tw.line(
+                f"the policy of this session (pytest_llmguard_outcome) fails a check that {record['outcome']}"
+            )
         for number, finding in enumerate(errors):
             if number:
                 tw.line("")

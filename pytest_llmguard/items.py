@@ -174,8 +174,9 @@ class CheckItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """The project file, and the check's name."""
-        return self.path, 0, self.name
+        """The project file (or what stands in for it), and the check's name."""
+        path = self.path if isinstance(self.parent, ProjectFile) else self.path / "llmguard"
+        return path, 0, self.name
 
 
 def item_name(entry: Entry, target: str) -> str:

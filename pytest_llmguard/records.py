@@ -33,7 +33,7 @@ def from_result(result: CheckResult, project: str) -> Record:
     return found
 
 
-def unfinished(known: Record, outcome: str, reason: str, *, outside: bool = False) -> Record:
+def unfinished(known: Record, outcome: str, reason: str) -> Record:
     """The record of a check that has no result: skipped before it ran, or ended from outside."""
     blank = {
         "outcome": outcome,
@@ -43,7 +43,7 @@ def unfinished(known: Record, outcome: str, reason: str, *, outside: bool = Fals
         "seconds": 0.0,
         "findings": [],
     }
-    return {**known, **blank, "outside": outside}
+    return {**known, **blank}
 
 
 def attach(item: pytest.Item, record: Record) -> None:
@@ -59,7 +59,7 @@ def receive(report: pytest.TestReport, records: dict[str, Record]) -> None:
     if "outcome" not in record and report.passed:
         return  # set up, not run yet
     if "outcome" not in record:
-        record = unfinished(record, "skipped" if report.skipped else "error", _reason(report), outside=True)
+        record = unfinished(record, "skipped" if report.skipped else "error", _reason(report))
     records[report.nodeid] = record
     report.user_properties += _flat(record)
     _dress(report, record)
@@ -75,9 +75,10 @@ def lost(report: pytest.TestReport, manager: Manager) -> None:
 
 
 def _dress(report: pytest.TestReport, record: Record) -> None:
+    """A failure crosses xdist as plain text: give it its colours back. A skip is one of the project file, not of our code."""
     from pytest_llmguard.failures import Failure
 
-    if report.failed and report.when == "call" and not record.get("outside"):
+    if isinstance(report.longrepr, str) and report.longrepr == str(Failure(record)):
         report.longrepr = Failure(record)  # type: ignore[assignment]  # pytest asks for `toterminal` alone
     elif report.skipped and isinstance(report.longrepr, tuple):
         report.longrepr = (record["project"], 1, f"Skipped: {record['reason']}")

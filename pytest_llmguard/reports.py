@@ -39,10 +39,12 @@ def _early(config: pytest.Config, name: str) -> Path | None:
 def _keep(manager: Manager) -> None:
     """Write what has not been written, if the session broke before its end."""
     broken = sys.exc_info()[1]
-    if manager.written or manager.is_worker or not isinstance(broken, Exception):
+    if manager.written or manager.is_worker:
         return
-    manager.errors.append(f"{type(broken).__name__}: {broken}")
-    _write_all(manager)
+    if isinstance(broken, Exception):
+        manager.errors.append(f"{type(broken).__name__}: {broken}")
+    if manager.errors:  # without any this was no session: --help, --version
+        _write_all(manager)
 
 
 def write_reports(manager: Manager, session: pytest.Session) -> None:
@@ -104,7 +106,7 @@ def _shown(path: Path, root: Path) -> str:
 
 def _public(record: Record, projects: list[str]) -> Record:
     """A record as the contract has it; it names its project where there are several."""
-    hidden = {"bugs", "outside"} if len(projects) > 1 else {"bugs", "outside", "project"}
+    hidden = {"bugs"} if len(projects) > 1 else {"bugs", "project"}
     return {name: value for name, value in record.items() if name not in hidden}
 
 

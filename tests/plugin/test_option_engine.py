@@ -66,7 +66,10 @@ def encoded() -> Encoded:
     """Rows of which some have no supervised token, some are shifted, and some train padding."""
     random = np.random.default_rng(7)
     ids = [random.integers(5, 50, size=random.integers(3, 12)).tolist() for _ in range(100)]
-    labels = [[-100] * len(r) if i % 9 == 0 else [-100, *r[1:]] if i % 5 else [*r[1:], -100] for i, r in enumerate(ids)]
+    labels = [
+        [-100] * len(r) if i % 9 == 0 else [-100, *r[1:]] if i % 5 else [*r[1:], -100]
+        for i, r in enumerate(ids)
+    ]
     mask = [[1] * (len(r) - 1) + [i % 4 and 1] for i, r in enumerate(ids)]
     columns = {"input_ids": ids, "labels": labels, "attention_mask": mask}
     return Encoded({n: Ragged.of(c) for n, c in columns.items()}, np.arange(len(ids), dtype=np.int64))
@@ -81,7 +84,9 @@ def test_the_answer_is_the_same(processes: Processes, encoded: Encoded, check: R
     assert one, "the rows are made to break every one of these checks"
 
 
-def test_evidence_that_cannot_leave_the_process_is_looked_at_here(processes: Processes, encoded: Encoded) -> None:
+def test_evidence_that_cannot_leave_the_process_is_looked_at_here(
+    processes: Processes, encoded: Encoded
+) -> None:
     """What cannot be pickled is no error: the check runs in this process."""
     found = processes(every_row_has_a_supervised_token, {"encoded": encoded, "rows": (i for i in ())})
     assert found.looked_at == len(encoded)
@@ -103,4 +108,6 @@ def test_it_is_one_of_two(toy: Toy) -> None:
     """Anything else is refused with what there is."""
     result = toy.run("--llmguard-engine", "ray")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --llmguard-engine: 'ray' is not allowed: expected one of serial, processes"])
+    result.stderr.fnmatch_lines(
+        ["ERROR: --llmguard-engine: 'ray' is not allowed: expected one of serial, processes"]
+    )
