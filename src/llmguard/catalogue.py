@@ -142,7 +142,13 @@ CHECKS: tuple[Entry, ...] = (
     _entry("source", "pipeline_code_runs", "pipeline", room="pipeline"),
     # adapter
     # environment
+    _entry("environment", "torch_imports_in_time", "environment"),
+    _entry("environment", "gpu_is_available", "environment"),
+    _entry("environment", "open_file_limit_is_enough", "environment"),
+    _entry("environment", "python_is_supported", "environment"),
+    _entry("environment", "version_pairs_are_compatible", "environment", room="versions"),
     # storage
+    _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
     # sentinel
 )
 # fmt: on

@@ -1,0 +1,43 @@
+"""`environment`: the machine, tried in probes when a check asks for it."""
+
+from __future__ import annotations
+
+from llmguard.evidence import Evidence
+from llmguard.probe.environment import Environment, Folder
+from llmguard.project import Project
+
+__all__ = ["provide"]
+
+NEEDS_TORCH = ("trainer", "collate", "generate")
+"""The keys of `[pipeline]` whose functions handle tensors."""
+
+
+def provide(evidence: Evidence, target: str) -> Environment:
+    """What the project file asks of the machine; nothing is tried yet."""
+    project = evidence.project
+    wanted = project.schema.environment
+    return Environment(
+        folder=str(project.folder),
+        torch_needed_by=_needed_by(project),
+        torch_wanted_by="[model] path" if project.model_path else "",
+        gpu=wanted.gpu,
+        import_timeout=wanted.import_timeout,
+        folders=_folders(project),
+        checkpoint_size=wanted.checkpoint_size if isinstance(wanted.checkpoint_size, int) else None,
+    )
+
+
+def _needed_by(project: Project) -> str:
+    """The first key of the project file that cannot do without torch, as it is written there."""
+    if project.schema.environment.gpu:
+        return "[environment] gpu"
+    for name in NEEDS_TORCH:
+        if getattr(project.schema.pipeline, name):
+            return f"[pipeline] {name}"
+    return "[model] adapter" if project.schema.model.adapter else ""
+
+
+def _folders(project: Project) -> tuple[Folder, ...]:
+    wanted = project.schema.environment
+    named = [("output_dir", wanted.output_dir), *(("cache_dirs", path) for path in wanted.cache_dirs)]
+    return tuple(Folder(key, str(project.path(path))) for key, path in named if path)
