@@ -36,8 +36,7 @@ OPTIONAL = (
     "tokenizers",
     "trl",
 )
-LAZY = {"llmguard_core": TRAINING, "llmguard.strategies": ("hypothesis",)}
-"""Our own modules -> what importing them takes."""
+CORE = "llmguard_core"  # importing it takes all of TRAINING
 
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
@@ -59,8 +58,8 @@ def _imported(body: Iterable[ast.stmt]) -> Iterator[str]:
 def _needed(path: Path) -> set[str]:
     needed: set[str] = set()
     for name in _imported(ast.parse(path.read_text(encoding="utf-8")).body):
-        ours = [takes for module, takes in LAZY.items() if name == module or name.startswith(f"{module}.")]
-        needed |= set(ours[0]) if ours else {name.partition(".")[0]} & set(OPTIONAL)
+        package = name.partition(".")[0]
+        needed |= set(TRAINING) if package == CORE else {package} & set(OPTIONAL)
     return needed
 
 
@@ -74,7 +73,7 @@ class _Skipped(pytest.Module):
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    if not any(_missing(name) for name in (*OPTIONAL, "hypothesis")):
+    if not any(_missing(name) for name in OPTIONAL):
         return None
     missing = tuple(sorted(name for name in _needed(module_path) if _missing(name)))
     if not missing:

@@ -25,6 +25,7 @@ CONFIG = "learning_rate: {rate}\nper_device_train_batch_size: 8\n"
 PROJECT = '[config]\nfiles = ["train.yaml"]\n'
 USE = """\
 import pathlib, sys, llmguard, pytest_llmguard.plugin
+from llmguard.catalogue import CHECKS
 for module in (llmguard, pytest_llmguard.plugin):
     assert "site-packages" in pathlib.Path(module.__file__).parts, module.__file__
 for name in ("tests", "ci", "benchmarks", "regressions", "conftest"):
@@ -33,7 +34,7 @@ for name in ("tests", "ci", "benchmarks", "regressions", "conftest"):
     except ImportError:
         continue
     sys.exit(f"the wheel brings {name}")
-for entry in llmguard.catalogue.CHECKS if hasattr(llmguard, "catalogue") else ():
+for entry in CHECKS:
     entry.load()
 """
 

@@ -36,7 +36,7 @@ no-torch)
     ;;
 lowest)
     ci/venv.sh "$folder/lowest" -c ci/lowest.txt -e ".[test]"
-    run_suite "$folder/lowest" $(existing tests/plugin tests/checks tests/project tests/evidence)
+    run_suite "$folder/lowest" $(existing tests/plugin tests/checks tests/unit tests/cli tests/reporting)
     ;;
 pythons)
     for version in 3.10 3.11 3.12 3.13; do
