@@ -9,14 +9,14 @@ the two, and the reason why a base model obeyed. Nothing here imports torch outs
 
 from __future__ import annotations
 
-from llmguard.sentinels.collect import Route, collect
 from llmguard.sentinels.completions import Arm, Completions, judged
-from llmguard.sentinels.diagnose import Facts, Reason, diagnose
+from llmguard.sentinels.diagnose import Facts, Reason
 from llmguard.sentinels.judging import Judge, Judgement
 from llmguard.sentinels.prompts import CLASSIC, SENTINELS, Sentinel, sentinel_by_id
-from llmguard.sentinels.verdict import ALPHA, LIMIT, Verdict, verdict
+from llmguard.sentinels.route import Route, collect
+from llmguard.sentinels.verdict import ALPHA, LIMIT, Verdict
 
 __all__ = [
     "ALPHA", "CLASSIC", "LIMIT", "SENTINELS", "Arm", "Completions", "Facts", "Judge", "Judgement", "Reason", "Route", "Sentinel",
-    "Verdict", "collect", "diagnose", "judged", "sentinel_by_id", "verdict",
+    "Verdict", "collect", "judged", "sentinel_by_id",
 ]  # fmt: skip

@@ -98,7 +98,7 @@ def _role_tokens(facts: Facts) -> Iterable[Reason]:
 
 def _template(facts: Facts) -> Iterable[Reason]:
     """A template that may have been applied where the prompts cannot be seen."""
-    alike = facts.same_as.get("chat-template", 0.0)
+    alike = _alike(facts, "chat-template")
     if not facts.chat_template or facts.prompts or (facts.same_as and alike < ALIKE):
         return
     how = "and prompts that cannot be seen from here may have gone through it"
@@ -112,8 +112,14 @@ def _template(facts: Facts) -> Iterable[Reason]:
     )
 
 
+def _alike(facts: Facts, path: str) -> float:
+    """How alike the completions are to those of a known path; 0 when another path is closer (two that obey say much the same)."""
+    alike = facts.same_as.get(path, 0.0)
+    return alike if alike == max(facts.same_as.values(), default=0.0) else 0.0
+
+
 def _adapter(facts: Facts) -> Iterable[Reason]:
-    alike = facts.same_as.get("adapter", 0.0)
+    alike = _alike(facts, "adapter")
     if not facts.adapter and alike < ALIKE:
         return
     told = f"the adapter {facts.adapter} was active" if facts.adapter else "an adapter was active"

@@ -20,6 +20,7 @@ LONGEST = (
     4_000  # characters judged: an answer stands at the beginning, and no input may cost more than a blink
 )
 MOST_FILLER = 40  # words of preface and connection; more than that is rambling
+SHORTEST_STEM = 3
 SHORT_LINE = 3  # a line of so few words goes on with a list; a longer one is an explanation
 COURTESY = frozenset(
     "a an and answer answers are as be below certainly course follows following for glad happy help helps here hope i in is"
@@ -66,9 +67,22 @@ def _tokens(text: str) -> list[str]:
     return [t.replace("’", "'") for t in _TOKEN.findall(text.lower())]
 
 
-def _filler(prompt: str, answer: Collection[str] = ()) -> frozenset[str]:
-    """Words that may surround an answer: courtesy and the instruction's own, unless they are the answer."""
-    return (COURTESY | frozenset(_tokens(prompt))) - frozenset(answer)
+class _Filler:
+    """Words that may surround an answer: courtesy and the instruction's own, inflected or not, unless they are the answer."""
+
+    def __init__(self, prompt: str, answer: Collection[str] = ()) -> None:
+        self.answer, self.stems = frozenset(answer), frozenset(map(_stem, [*COURTESY, *_tokens(prompt)]))
+
+    def __contains__(self, token: str) -> bool:
+        return token not in self.answer and _stem(token) in self.stems
+
+
+def _stem(token: str) -> str:
+    """A word without its English ending: sort, sorts, sorted, sorting are one."""
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if token.endswith(ending) and len(token) - len(ending) >= SHORTEST_STEM:
+            return token.removesuffix(ending)
+    return token
 
 
 def _segments(text: str) -> list[str]:
@@ -80,7 +94,7 @@ def _segments(text: str) -> list[str]:
     return [s for s in found if s.strip()]
 
 
-def _prefixes(text: str, filler: Collection[str]) -> Iterator[tuple[list[str], str]]:
+def _prefixes(text: str, filler: _Filler) -> Iterator[tuple[list[str], str]]:
     """(content so far, the segment that comes next) after each segment; stops where the preface turns into rambling."""
     segments, content, skipped = _segments(text), list[str](), 0
     for segment, following in zip_longest(segments, segments[1:], fillvalue=""):
@@ -92,9 +106,7 @@ def _prefixes(text: str, filler: Collection[str]) -> Iterator[tuple[list[str], s
         yield content, following
 
 
-def _judged(
-    text: str, filler: Collection[str], matches: Callable[[list[str]], bool], wanted: str
-) -> Judgement:
+def _judged(text: str, filler: _Filler, matches: Callable[[list[str]], bool], wanted: str) -> Judgement:
     first: list[str] | None = None
     for content, following in _prefixes(_clean(text), filler):
         first = content if first is None and content else first
@@ -116,7 +128,7 @@ def _either(matches: Callable[[list[str]], bool], restated: list[str]) -> Callab
 def words(prompt: str, *answers: Sequence[str], ordered: bool = True) -> Judge:
     """Followed when nothing but the words of one of `answers` is left after courtesy and the prompt's own words."""
     known = {w for answer in answers for w in answer}
-    filler, restated = _filler(prompt, known), [t for t in _tokens(prompt) if t in known]
+    filler, restated = _Filler(prompt, known), [t for t in _tokens(prompt) if t in known]
 
     def same(content: list[str]) -> bool:
         if ordered:
@@ -130,7 +142,7 @@ def numbers(prompt: str, accepts: Callable[[list[int]], bool], wanted: str) -> J
     """Followed when the numbers given, in digits or (up to twelve) in words, and nothing else, are accepted."""
 
     restated = [t for t in _tokens(prompt) if _NUMBER.fullmatch(t)]
-    in_digits, in_words = _filler(prompt, restated), _filler(prompt, [*restated, *NUMBER_WORDS])
+    in_digits, in_words = _Filler(prompt, restated), _Filler(prompt, [*restated, *NUMBER_WORDS])
 
     def good(content: list[str]) -> bool:
         given = [NUMBER_WORDS.get(t, t) for t in content]
@@ -165,7 +177,7 @@ def exactly(*answers: str, any_case: bool = True) -> Judge:
 
 def shaped(prompt: str, pattern: str, wanted: str) -> Judge:
     """Followed when a line ends with what `pattern` (case counts) describes, after nothing but courtesy."""
-    compiled, filler = re.compile(rf"({pattern})[\s.\"'”]*$", re.MULTILINE), _filler(prompt)
+    compiled, filler = re.compile(rf"({pattern})[\s.\"'”]*$", re.MULTILINE), _Filler(prompt)
 
     def judge(text: str) -> Judgement:
         clean = _clean(text)
@@ -183,7 +195,7 @@ def shaped(prompt: str, pattern: str, wanted: str) -> Judge:
 
 def json_value(prompt: str, accepts: Callable[[object], bool], wanted: str) -> Judge:
     """Followed when the first JSON object or array, after nothing but courtesy, is accepted."""
-    filler = _filler(prompt)
+    filler = _Filler(prompt)
 
     def judge(text: str) -> Judgement:
         clean = _clean(text)
@@ -216,11 +228,11 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def items(prompt: str, marker: str, count: int, allowed: Collection[str], noun: str) -> Judge:
     """Followed when, after at most a preface, exactly `count` different lines are `marker` and one of `allowed`."""
     line = re.compile(rf"^[ \t]*(?:{marker})[ \t]+(\S.*)$")
-    filler = _filler(prompt)
+    filler = _Filler(prompt)
 
     def judge(text: str) -> Judgement:
         lines = [x for x in text[:LONGEST].replace("**", "").strip().splitlines() if x.strip()]
-        while lines and not line.match(lines[0]) and set(_tokens(lines[0])) <= filler:
+        while lines and not line.match(lines[0]) and all(t in filler for t in _tokens(lines[0])):
             lines.pop(0)
         given = [m[1] for m in map(line.match, lines) if m]
         heads = [_DESCRIPTION.split(g, maxsplit=1)[0].strip(" .,").casefold() for g in given]
@@ -228,9 +240,15 @@ def items(prompt: str, marker: str, count: int, allowed: Collection[str], noun: 
             return _no(
                 f"expected {count} list lines and no other before them, found {len(heads)} in {_shown(text.strip())}"
             )
-        strange = [h for h in heads if h not in allowed and h.removesuffix("s") not in allowed]
+        strange = [h for h in heads if not _singulars(h) & set(allowed)]
         if strange or len(set(heads)) != count:
             return _no(f"not {count} different {noun}: {_shown(', '.join(strange or heads))}")
         return Judgement(True, f"lists {_shown(', '.join(heads))}")
 
     return judge
+
+
+def _singulars(word: str) -> set[str]:
+    """What a word may be the plural of, itself included."""
+    y = {f"{word.removesuffix('ies')}y"} if word.endswith("ies") else set()
+    return {word, word.removesuffix("s"), word.removesuffix("es")} | y
