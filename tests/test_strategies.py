@@ -388,9 +388,16 @@ def test_only_the_first_turn_trained_is_found_with_two_turns(tokenizer: Any) -> 
 def test_another_prompt_at_generation_time_is_found(tokenizer: Any) -> None:
     """The prompt that `build` makes has to be a prefix of the row's ids, given as text or as ids."""
     encode = by_pieces(tokenizer, ChatTemplate(tokenizer))
-    right = lambda row: ChatTemplate(tokenizer).prompt(turns_of(row))  # noqa: E731  # three builders side by side
-    as_ids = lambda row: tokenizer(right(row), add_special_tokens=False)["input_ids"]  # noqa: E731
-    wrong = lambda row: right(row) + "Answer: "  # noqa: E731
+
+    def right(row: dict[str, Any]) -> str:
+        return ChatTemplate(tokenizer).prompt(turns_of(row))
+
+    def as_ids(row: dict[str, Any]) -> Any:
+        return tokenizer(right(row), add_special_tokens=False)["input_ids"]
+
+    def wrong(row: dict[str, Any]) -> str:
+        return right(row) + "Answer: "
+
     for build in (right, as_ids):
         prove_encoder(encode, tokenizer, build=build, max_examples=20)
     checks, _, _ = failure(encode, tokenizer, format=None, build=wrong)

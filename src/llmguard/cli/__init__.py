@@ -18,9 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         from llmguard.cli.app import run
+
+        return run(list(sys.argv[1:] if arguments is None else arguments))
     except ImportError as missing:
-        if missing.name not in ("typer", "rich"):
+        name = (missing.name or "").partition(".")[0]
+        if name not in ("typer", "rich"):
             raise
-        print(f"llmguard: the command line needs {missing.name}: pip install typer rich", file=sys.stderr)
+        print(f"llmguard: the command line needs {name}: pip install {name}", file=sys.stderr)
         return USAGE
-    return run(list(sys.argv[1:] if arguments is None else arguments))

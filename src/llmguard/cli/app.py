@@ -16,7 +16,6 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="llmguard",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -79,7 +78,7 @@ def explain(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    arguments = list(arguments)
+    arguments = list(arguments) or ["--help"]
     if arguments[:1] == ["--version"]:
         from llmguard import __version__
 

@@ -26,20 +26,23 @@ def explain(name: str | None, *, as_json: bool = False) -> None:
         Mistake: no check and no family of that name; says the nearest ones.
     """
     entries = _chosen(name, list(Registry()))
+    one = len(entries) == 1 and name is not None and entries[0].name == _plain(name)
     if as_json:
         found = [describe(e).to_json() for e in entries]
-        print(
-            json.dumps(found[0] if name and len(found) == 1 and found[0]["name"] == name else found, indent=1)
-        )
+        print(json.dumps(found[0] if one else found, indent=1))
         return
-    one = len(entries) == 1 and entries[0].name == name
     Console(highlight=False).print(_one(describe(entries[0])) if one else _all(entries))
+
+
+def _plain(name: str) -> str:
+    """The name of a check from the name, or from the sentence."""
+    return name.strip().lower().rstrip(".").replace(" ", "_").replace("-", "_")
 
 
 def _chosen(name: str | None, entries: Sequence[Entry]) -> Sequence[Entry]:
     if name is None:
         return entries
-    plain = name.strip().lower().replace(" ", "_").replace("-", "_").rstrip(".")
+    plain = _plain(name)
     found = [e for e in entries if e.name == plain] or [e for e in entries if e.family == plain]
     if not found:
         raise Mistake(
@@ -100,6 +103,7 @@ def _all(entries: Sequence[Entry]) -> RenderableType:
             shown = Text(family, style="bold") if number == 0 else Text()
             rest = (Text(entry.tier, style="dim"), Text(", ".join(entry.needs), style="dim"))
             table.add_row(shown, Text(entry.name), *rest)
-    count = f"{len(entries)} checks in {len(families)} {'family' if len(families) == 1 else 'families'}."
+    checks, kinds = "check" if len(entries) == 1 else "checks", "family" if len(families) == 1 else "families"
+    count = f"{len(entries)} {checks} in {len(families)} {kinds}."
     told = Text(f"{count} `llmguard explain CHECK` says what one of them promises and needs.", style="dim")
     return Group(table, Text(), told)
