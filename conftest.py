@@ -1,7 +1,7 @@
 """What the whole suite stands on: no network, little noise, and tests that know what they need.
 
-A test module that imports torch, or what comes with it, is skipped with the reason where it is not installed; a test that
-needs it by way of a fixture or a child process says so with `@pytest.mark.needs_torch`.
+Where torch, or what comes with it, is not installed, what needs it is skipped with the reason: a test module that imports it, a test
+that imports it or uses a fixture that does. What needs it in a child process says so with `@pytest.mark.needs_torch`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import inspect
 import os
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,20 +49,25 @@ def _missing(name: str) -> bool:
     return importlib.util.find_spec(name) is None
 
 
-def _imported(body: Iterable[ast.stmt]) -> Iterator[str]:
-    for each in body:
+def _needed(nodes: Iterable[ast.AST]) -> set[str]:
+    """The optional libraries that these statements import."""
+    names: set[str] = set()
+    for each in nodes:
         if isinstance(each, ast.Import):
-            yield from (alias.name for alias in each.names)
+            names |= {alias.name.partition(".")[0] for alias in each.names}
         elif isinstance(each, ast.ImportFrom) and each.module and not each.level:
-            yield each.module
+            names.add(each.module.partition(".")[0])
+    return names & set(OPTIONAL) | (set(TRAINING) if CORE in names else set())
 
 
-def _needed(path: Path) -> set[str]:
-    needed: set[str] = set()
-    for name in _imported(ast.parse(path.read_text(encoding="utf-8")).body):
-        package = name.partition(".")[0]
-        needed |= set(TRAINING) if package == CORE else {package} & set(OPTIONAL)
-    return needed
+@functools.cache
+def _needed_inside(function: Callable[..., object]) -> set[str]:
+    """The optional libraries that a test or a fixture imports when it runs."""
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+        return _needed(ast.walk(ast.parse(source)))
+    except (OSError, TypeError, SyntaxError):  # not written as a function in a file
+        return set()
 
 
 class _Skipped(pytest.Module):
@@ -75,7 +82,8 @@ class _Skipped(pytest.Module):
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     if not any(_missing(name) for name in OPTIONAL):
         return None
-    missing = tuple(sorted(name for name in _needed(module_path) if _missing(name)))
+    tree = ast.parse(module_path.read_text(encoding="utf-8"))
+    missing = tuple(sorted(name for name in _needed(tree.body) if _missing(name)))
     if not missing:
         return None
     module: _Skipped = _Skipped.from_parent(parent, path=module_path)
@@ -84,7 +92,13 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = [name for name in TRAINING if _missing(name)]
-    for item in items if missing else ():
-        if item.get_closest_marker("needs_torch"):
+    if not any(_missing(name) for name in OPTIONAL):
+        return
+    for item in items:
+        needed = set(TRAINING) if item.get_closest_marker("needs_torch") else set()
+        if isinstance(item, pytest.Function):
+            fixtures = [defs[-1].func for defs in item._fixtureinfo.name2fixturedefs.values()]
+            needed = needed.union(*(_needed_inside(function) for function in (item.function, *fixtures)))
+        missing = sorted(name for name in needed if _missing(name))
+        if missing:
             item.add_marker(pytest.mark.skip(reason=f"{', '.join(missing)} not installed"))
