@@ -30,14 +30,17 @@ LIBRARIES = (
 _IMPORT = """
 import sys
 folder = sys.argv[1]
-def beside():
-    homes = {folder, *(f"{folder}/{name}" for name in list(sys.modules) if "." not in name)}
-    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    return sorted(file for file in files if file.rpartition("/")[0] in homes)
+def beside(trace=None, *files):
+    homes = {folder, f"{folder}/torch", *(f"{folder}/{name}" for name in list(sys.modules) if "." not in name)}
+    files = [*files, *(getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))]
+    while trace:
+        files.append(trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    return sorted({file for file in files if file.rpartition("/")[0] in homes})
 try:
     import torch
-except BaseException:
-    report({"beside": beside()})
+except BaseException as why:
+    report({"beside": beside(why.__traceback__, getattr(why, "filename", None) or "")})
     raise
 built = getattr(torch, "version", None)
 report({
@@ -180,12 +183,12 @@ class Environment:
             [_json(asked)],
             timeout=WRITE_TIMEOUT,
             no_progress=self.import_timeout,
-            kill_grace=2.0,
+            kill_grace=1.0,
             env=self.environ,
             what=f"writing to {folder.path}",
         )
         told = result.payload or {}
-        left = str(told.get("left", "")) if told else _clean(folder.path, name)
+        left = str(told.get("left", "")) if told else _clean(folder.path, name, self.import_timeout)
         return Writing(folder, result, told, left)
 
     @cached_property
@@ -222,7 +225,7 @@ class Environment:
             return None
 
 
-def _clean(path: str, name: str) -> str:
+def _clean(path: str, name: str, no_progress: float) -> str:
     """Remove what a write probe that was killed has left; returns what stays, "" when nothing does."""
     code = (
         "import os, shutil, sys\n"
@@ -231,7 +234,7 @@ def _clean(path: str, name: str) -> str:
         "shutil.rmtree(f'{path}/{name}', ignore_errors=True)\n"
         "report(f'{path}/{name}' if os.path.lexists(f'{path}/{name}') else '')"
     )
-    result = run(code, [path, name], timeout=CLEAN_TIMEOUT, kill_grace=0)
+    result = run(code, [path, name], timeout=CLEAN_TIMEOUT, no_progress=no_progress, kill_grace=0)
     return str(result.payload) if result.ok else f"{path}/{name}"
 
 
