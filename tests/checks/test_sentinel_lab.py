@@ -221,15 +221,16 @@ def test_a_function_that_does_neither_passes(models: Lab, tmp_path: Path) -> Non
 
 def test_a_batch_gives_what_its_prompts_give_one_by_one(models: Lab) -> None:
     """Left padding, mask and positions are right: in fp32 every row is what it is alone; and twice the same."""
-    some = PROMPTS[:12]
-    model = {"path": str(models.base_with_template)}
-    alone = [{"name": str(i), "prompts": [p], "chat_template": True} for i, p in enumerate(some)]
-    answer = respond(
-        {"model": model, "arms": [{"name": "all", "prompts": some, "chat_template": True}, *alone]}
-    )
+    some = ["Tom", "Marel is a town in the", "\n".join(PROMPTS[:6]), *PROMPTS[:8]]
+    alone = [{"name": str(i), "prompts": [p]} for i, p in enumerate(some)]
+    request = {
+        "model": {"path": str(models.base)},
+        "arms": [{"name": "all", "prompts": some}],
+        "max_new_tokens": 24,
+    }
+    answer = respond({**request, "arms": [*request["arms"], *alone]})
     assert answer["arms"]["all"]["ids"] == [answer["arms"][str(i)]["ids"][0] for i in range(len(some))]
-    again = respond({"model": model, "arms": [{"name": "all", "prompts": some, "chat_template": True}]})
-    assert again["arms"]["all"]["ids"] == answer["arms"]["all"]["ids"]
+    assert respond(request)["arms"]["all"]["ids"] == answer["arms"]["all"]["ids"]
 
 
 def test_completions_end_before_their_terminator(models: Lab) -> None:

@@ -309,6 +309,12 @@ def test_no_judge_accepts_the_answer_to_another_prompt(sentinel: Sentinel) -> No
     assert [s.id for s in SENTINELS if sentinel.judge(s.example).followed] == [sentinel.id]
 
 
+@by_id
+def test_an_answer_after_endless_courtesy_is_rambling(sentinel: Sentinel) -> None:
+    """Words that may stand before an answer may not go on for ever."""
+    assert not sentinel.judge("Sure, here it is, " * 20 + sentinel.example).followed
+
+
 @unhurried
 @given(st.text(st.characters(), max_size=300), st.sampled_from(SENTINELS))
 @example("[" * 100_000, sentinel_by_id("json-array"))

@@ -175,6 +175,13 @@ def exactly(*answers: str, any_case: bool = True) -> Judge:
     return judge
 
 
+def _foreign(before: str, filler: _Filler) -> str:
+    """What stands before an answer and may not: foreign words, or courtesy without end; empty where there is none."""
+    tokens = _tokens(before)
+    found = [t for t in tokens if t not in filler]
+    return _shown(" ".join(found or tokens)) if found or len(tokens) > MOST_FILLER else ""
+
+
 def shaped(prompt: str, pattern: str, wanted: str) -> Judge:
     """Followed when a line ends with what `pattern` (case counts) describes, after nothing but courtesy."""
     compiled, filler = re.compile(rf"({pattern})[\s.\"'”]*$", re.MULTILINE), _Filler(prompt)
@@ -184,10 +191,9 @@ def shaped(prompt: str, pattern: str, wanted: str) -> Judge:
         found = compiled.search(clean)
         if found is None:
             return _no(f"no line ends with {wanted}: {_shown(clean)}")
-        before = _tokens(clean[: found.start()])
-        foreign = [t for t in before if t not in filler]
-        if foreign or len(before) > MOST_FILLER:
-            return _no(f"{wanted} stands in other text: {_shown(' '.join(foreign or before))}")
+        foreign = _foreign(clean[: found.start()], filler)
+        if foreign:
+            return _no(f"{wanted} stands in other text: {foreign}")
         return Judgement(True, f"answers {_shown(found[1])}")
 
     return judge
@@ -202,9 +208,9 @@ def json_value(prompt: str, accepts: Callable[[object], bool], wanted: str) -> J
         start = re.search(r"[{\[]", clean)
         if start is None:
             return _no(f"no JSON in {_shown(clean)}")
-        foreign = [t for t in _tokens(clean[: start.start()]) if t not in filler]
+        foreign = _foreign(clean[: start.start()], filler)
         if foreign:
-            return _no(f"the JSON stands in other text: {_shown(' '.join(foreign))}")
+            return _no(f"the JSON stands in other text: {foreign}")
         try:
             value, end = json.JSONDecoder(object_pairs_hook=_object).raw_decode(clean, start.start())
         except (ValueError, RecursionError) as problem:
