@@ -43,7 +43,9 @@ def chain(documents: int, seed: int) -> list[list[str]]:
     for _ in range(int(lengths.max()) - 1):
         count = first[at + 1] - first[at]
         next_word = follows[first[at] + (draw.random(documents) * count).astype(np.int64)]
-        at = np.where(draw.random(documents) < JUMPS, follows[draw.integers(0, len(follows), documents)], next_word)
+        at = np.where(
+            draw.random(documents) < JUMPS, follows[draw.integers(0, len(follows), documents)], next_word
+        )
         columns.append(at)
     table = np.stack(columns, axis=1)
     return [[words[w] for w in row[:n]] for row, n in zip(table.tolist(), lengths.tolist(), strict=True)]
@@ -95,7 +97,9 @@ def data(train: int, test: int, plants: int) -> tuple[list[str], list[str], dict
     return [" ".join(r) for r in rows], [" ".join(t) for t in tests], planted
 
 
-def _plant(kind: str, text: list[str], rows: list[list[str]], at: int, draw: random.Random, other: Sequence[str]) -> None:
+def _plant(
+    kind: str, text: list[str], rows: list[list[str]], at: int, draw: random.Random, other: Sequence[str]
+) -> None:
     middle = len(rows[at]) // 2
     if kind == "exact":
         rows[at] = text
@@ -111,7 +115,11 @@ def _plant(kind: str, text: list[str], rows: list[list[str]], at: int, draw: ran
 def ours(train: list[str], test: list[str], threads: int) -> set[int]:
     """The rows that `find_overlap` matches."""
     columns = Columns(prompt="text")
-    found = find_overlap(Rows([{"text": t} for t in test], columns), Rows([{"text": t} for t in train], columns), threads=threads)
+    found = find_overlap(
+        Rows([{"text": t} for t in test], columns),
+        Rows([{"text": t} for t in train], columns),
+        threads=threads,
+    )
     return {m.row for m in found.matches}
 
 
@@ -149,15 +157,23 @@ def datasketch(train: list[str], test: list[str]) -> set[int]:
 
 def main() -> int:
     """Measure, and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("train", 200_000), ("test", 10_000), ("plants", 250)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     train, test, planted = data(asked.train, asked.test, asked.plants)
     size = sum(map(len, train)) / 1e6
-    print(f"{len(train):,} training rows ({size:.0f} MB), {len(test):,} test rows, {asked.plants} planted of each class")
-    print(f"{'':34}{'seconds':>9}{'CPU s':>8}{'ratio':>7}{'+MiB':>7}  recall: " + ", ".join(CLASSES) + "; others flagged")
+    print(
+        f"{len(train):,} training rows ({size:.0f} MB), {len(test):,} test rows, {asked.plants} planted of each class"
+    )
+    print(
+        f"{'':34}{'seconds':>9}{'CPU s':>8}{'ratio':>7}{'+MiB':>7}  recall: "
+        + ", ".join(CLASSES)
+        + "; others flagged"
+    )
     ways: dict[str, Callable[[], set[int]]] = {
         "ours, 1 thread": lambda: ours(train, test, 1),
         "ours, 2 threads": lambda: ours(train, test, 2),
@@ -173,16 +189,26 @@ def main() -> int:
     return 0
 
 
-def measured(name: str, way: Callable[[], set[int]], planted: dict[str, list[int]], first: dict[str, float] | None) -> dict[str, float]:
+def measured(
+    name: str, way: Callable[[], set[int]], planted: dict[str, list[int]], first: dict[str, float] | None
+) -> dict[str, float]:
     """Run one way once, and print its line; the ratio is to the first way."""
-    before, started, computed = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()
+    before, started, computed = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        time.perf_counter(),
+        time.process_time(),
+    )
     found = way()
     seconds, cpu = time.perf_counter() - started, time.process_time() - computed
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     recall = {kind: sum(row in found for row in rows) / len(rows) for kind, rows in planted.items()}
     others = len(found - {row for rows in planted.values() for row in rows})
     ratio = seconds / first["seconds"] if first else 1.0
-    print(f"{name:34}{seconds:9.2f}{cpu:8.2f}{ratio:7.1f}{grown:7.0f}  " + ", ".join(f"{r:.3f}" for r in recall.values()) + f"; {others}")
+    print(
+        f"{name:34}{seconds:9.2f}{cpu:8.2f}{ratio:7.1f}{grown:7.0f}  "
+        + ", ".join(f"{r:.3f}" for r in recall.values())
+        + f"; {others}"
+    )
     return {"seconds": seconds, "cpu_seconds": cpu, "ratio": ratio, "others": others, **recall}
 
 

@@ -114,6 +114,10 @@ CHECKS: tuple[Entry, ...] = (
     _entry("prompts", "few_shot_examples_vary", "prompts", "tokenizer", over="prompts", bugs="few_shot_examples_always_the_same", room="generation"),
     _entry("prompts", "prompts_leave_room_for_an_answer", "prompts", "tokenizer", "context", over="prompts", room="truncation"),
     # splits
+    _entry("splits", "no_test_row_is_in_train", "test", "train", bugs="test_instructions_in_training_data"),
+    _entry("splits", "no_validation_row_is_in_train", "validation", "train", bugs="test_instructions_in_training_data"),
+    _entry("splits", "no_test_row_is_near_a_train_row", "test", "train", bugs="test_instructions_in_training_data"),
+    _entry("splits", "groups_stay_in_one_split", "group", "train", bugs="test_instructions_in_training_data"),
     # config
     _entry("config", "config_file_is_readable", "config_file", over="config", bugs="bad_config_found_after_hours"),
     _entry("config", "no_config_key_is_given_twice", "config", over="config", bugs="bad_config_found_after_hours"),
@@ -140,7 +144,16 @@ CHECKS: tuple[Entry, ...] = (
     _entry("source", "device_is_not_hard_coded", "sources", bugs="device_hard_coded"),
     _entry("source", "one_model_is_resident_at_a_time", "sources", bugs="three_models_at_once"),
     _entry("source", "pipeline_code_runs", "pipeline", room="pipeline"),
+    # model
+    _entry("model", "model_path_exists", "model"),
+    _entry("model", "weights_are_complete", "model"),
+    _entry("model", "tokenizer_belongs_to_the_model", "tokenizer", "model", "stops"),
     # adapter
+    _entry("adapter", "adapter_files_are_whole", "adapter", bugs="wrong_adapter_path"),
+    _entry("adapter", "adapter_is_trained", "adapter", bugs="wrong_adapter_path"),
+    _entry("adapter", "adapter_belongs_to_its_base", "adapter", "model", bugs="wrong_adapter_path"),
+    _entry("adapter", "adapter_is_newer_than_its_data", "adapter", "project", bugs="wrong_adapter_path"),
+    _entry("adapter", "adapter_keeps_added_tokens", "adapter", "model", "tokenizer"),
     # environment
     _entry("environment", "torch_imports_in_time", "environment"),
     _entry("environment", "gpu_is_available", "environment"),

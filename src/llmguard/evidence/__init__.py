@@ -36,6 +36,7 @@ KINDS: dict[str, str] = {
     "files": "llmguard.evidence.files",
     "loading": "llmguard.evidence.loading",
     "model": "llmguard.evidence.model",
+    "overlaps": "llmguard.evidence.overlaps",
     "pipeline": "llmguard.evidence.pipeline",
     "project": "llmguard.evidence.settings",
     "prompts": "llmguard.evidence.prompts",
@@ -46,11 +47,13 @@ KINDS: dict[str, str] = {
     "test": "llmguard.evidence.splits",
     "tokenizer": "llmguard.evidence.tokenizer",
     "train": "llmguard.evidence.splits",
+    "validation": "llmguard.evidence.splits",
 }
 """Evidence kind -> the module that provides it. Kinds of later families are added here."""
 
 SETTINGS: dict[str, Callable[[Any], Any]] = {
     "add_special_tokens": lambda project: project.schema.prompt.add_special_tokens,
+    "group": lambda project: project.schema.data.group,
     "kind": lambda project: project.schema.model.kind,
     "max_length": lambda project: project.schema.pipeline.max_length,
     "train_on": lambda project: project.schema.pipeline.train_on,
@@ -58,11 +61,14 @@ SETTINGS: dict[str, Callable[[Any], Any]] = {
 """Settings of the project file that checks may take by name beside evidence; None counts as missing."""
 
 SETTING_LINES: dict[str, str] = {
+    "group": '[data] group = "document_id"',
     "kind": '[model] kind = "base"` (or `"chat"',
     "max_length": "[pipeline] max_length = 512",
 }
 """The line to add for a setting that has no default."""
 
+BY_NAME = frozenset({"train", "validation", "test"})
+"""Splits that are evidence of their own, whatever a check is repeated over."""
 ONE_TARGET = frozenset({"encoded", "batches", "files", "rows", "prompts", "config", "config_file"})
 
 
@@ -156,11 +162,7 @@ class Evidence:
 
     def _load(self, kind: str, target: str) -> Any:
         try:
-            return (
-                _provider(kind).provide(self, target)
-                if kind not in ("train", "test")
-                else _provider(kind).provide(self, kind)
-            )
+            return _provider(kind).provide(self, kind if kind in BY_NAME else target)
         except (MissingEvidence, EvidenceError) as known:
             return known
 
