@@ -91,13 +91,15 @@ def every_config_value_has_its_type(config: AnyConfig) -> Yields:
 def every_config_value_is_in_range(config: AnyConfig) -> Yields:
     """Every number is in its documented range (`[config.range]` of the project before it) and usual for the training method."""
     found = as_config(config)
-    told: set[tuple[Any, ...]] = set()
+    faults: dict[tuple[str | int, ...], Fault] = {}
     for run in runs_of(found):
         for setting in run.settings.values():
             fault = range_fault(setting, run, found.ranges)
-            if fault is not None and setting.item.path not in told:
-                told.add(setting.item.path)
-                yield finding_of(setting, fault)
+            if fault is not None:
+                faults.setdefault(setting.item.path, fault)
+    for setting in found.settings:
+        if setting.item.path in faults:
+            yield finding_of(setting, faults[setting.item.path])
     return sum(setting.number is not None for setting in found.settings)
 
 

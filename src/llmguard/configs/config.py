@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from llmguard.configs.dialects import FOREIGN, Section, sections_of
 from llmguard.configs.document import OPAQUE, Document, Item
 from llmguard.configs.libraries import library_of
 from llmguard.configs.library import Field
-from llmguard.configs.names import canonical_name, own_name
+from llmguard.configs.names import OUR_NAMES, canonical_name, own_name
 from llmguard.configs.reading import read_document
 from llmguard.configs.rules import RULES, Rule
 from llmguard.errors import UsageError
@@ -34,7 +35,12 @@ def as_number(value: object) -> float | None:
     """A number, also where it is written as text; None for everything else, truth values included."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value.replace("_", ""))
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,12 @@ class Config:
         for item in section.items:
             if library:
                 name, known = canonical_name(section.dialect, item.name), library.fields.get(item.name)
-                if known is None and item.name not in library.removed and name not in RULES:
+                if (
+                    known is None
+                    and item.name not in library.removed
+                    and name not in RULES
+                    and name not in OUR_NAMES
+                ):
                     continue
             else:
                 own = own_name(section.path, item.name) or (item.name if item.name in self.ranges else None)

@@ -117,7 +117,7 @@ def _dialect(items: list[Item]) -> str:
     names = set(values)
     if "base_model" in names and any(key in names for key in _AXOLOTL_DATA) and _axolotl(values):
         return "axolotl"
-    staged = values.get("stage") in _STAGES or "finetuning_type" in names
+    staged = str(values.get("stage")) in _STAGES or "finetuning_type" in names
     if (staged or {"template", "model_name_or_path"} <= names) and len(names & _LLAMAFACTORY) + (
         "template" in names
     ) >= _FEW:

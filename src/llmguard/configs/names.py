@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "ADAPTER_SECTIONS",
     "OTHER_SECTIONS",
+    "OUR_NAMES",
     "RENAMED",
     "canonical_name",
     "own_name",
@@ -98,6 +99,8 @@ _OWN = {
     "resume_from_checkpoint": "",
 }
 """Canonical name -> what else it is called in configs that people read themselves."""
+
+OUR_NAMES = frozenset(_OWN)
 
 _IN_SECTION = {
     "adapter": {"r": "lora_r", "rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout"},

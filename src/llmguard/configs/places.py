@@ -109,7 +109,7 @@ def _must_be_local(config: Config, text: str) -> bool:
 
 def find(config: Config, text: str) -> tuple[Path | None, list[Path]]:
     """The first place where a path of a config exists (None where none does), and all the places tried."""
-    expanded = os.path.expandvars(str(Path(text).expanduser()))
+    expanded = os.path.expandvars(_expanded(text))
     tried: list[Path] = []
     for root in config.roots or (Path.cwd(),):
         place = Path(root, expanded).absolute()
@@ -128,6 +128,13 @@ def is_there(place: Path) -> bool:
         return place.exists()
     except (OSError, ValueError):  # too long, forbidden, a NUL in it
         return False
+
+
+def _expanded(text: str) -> str:
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:  # `~somebody` whom this machine does not know
+        return text
 
 
 def near_names(tried: list[Path]) -> list[str]:

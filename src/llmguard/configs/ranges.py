@@ -36,7 +36,7 @@ _HALF = 0.5
 def range_fault(setting: Setting, run: Run, ranges: Mapping[str, tuple[float, float]]) -> Fault | None:
     """Why a setting is out of range, or None where it is in it (or is no number: that is another check's)."""
     number, rule = setting.number, setting.rule
-    if number is None or is_open(setting.value):
+    if number is None or math.isnan(number) or is_open(setting.value):
         return None
     own = _own_range(setting, ranges)
     if own is not None:
@@ -86,9 +86,7 @@ def _trains_nothing(run: Run) -> bool:
 
 
 def _outside(setting: Setting, rule: Rule, number: float, whose: str) -> Fault:
-    spelt = (
-        f"{number:g}" if number != int(number) or abs(number) >= 1e6 else str(int(number))
-    )  # 2e+06 reads better
+    spelt = str(int(number)) if abs(number) < 1e6 and number == int(number) else f"{number:g}"
     key, why = setting.item.name, rule.why or "the project says so"
     if number == 0:
         cause = "0 meant as 'not set', or a value that was never filled in"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmguard.configs.config import Config
-from llmguard.configs.places import claims_of, find
+from llmguard.configs.places import Claim, claims_of, find
 from llmguard.configs.runs import Run
 
 __all__ = ["Plan", "count_rows", "plan_of"]
@@ -93,8 +94,8 @@ def _is_packed(run: Run) -> bool:
 
 
 def _rows_of_run(config: Config, run: Run) -> tuple[int | None, str]:
-    files, named = _own_files(config, run)
-    if not named or (not files and config.alone):
+    files = _own_files(config, run)
+    if files is None or (not files and config.alone):
         files = list(config.train_files)
     counts = [count_rows(file) for file in files]
     if not counts or any(count is None for count in counts):
@@ -105,27 +106,30 @@ def _rows_of_run(config: Config, run: Run) -> tuple[int | None, str]:
     return _without_validation(run, rows), ", ".join(file.name for file in files[:3])
 
 
-def _own_files(config: Config, run: Run) -> tuple[list[Path], bool]:
-    """The local data files that the config itself names for training, and whether it names any data at all."""
-    items = {setting.item.path for setting in run.settings.values()}
+def _own_files(config: Config, run: Run) -> list[Path] | None:
+    """The data files that the config itself names for training: None where it names none, empty where not all are here."""
     found: list[Path] = []
     named = any(
         isinstance(run.keys.get(key), str) and run.keys.get(key) for key in ("dataset", "dataset_name")
     )
+    whole = not named
+    for claim in _training_data(config, run):
+        place, _ = find(config, claim.text)
+        named = True
+        if place is not None and place.is_file():
+            found.append(place)
+        else:
+            whole = False
+    return None if not named else found if whole else []
+
+
+def _training_data(config: Config, run: Run) -> Iterator[Claim]:
+    made = {setting.item.path for setting in run.settings.values()}
     for claim in claims_of(config):
-        is_train = claim.item.name not in ("test_datasets",) and claim.item.path[0] != "test_datasets"
-        if (
-            claim.kind == "data"
-            and is_train
-            and (claim.item.path in items or claim.item.path[0] == "datasets")
-        ):
-            if any(word in claim.item.name for word in ("val", "eval", "test")):
-                continue
-            named = True
-            place, _ = find(config, claim.text)
-            if place is not None and place.is_file():
-                found.append(place)
-    return found, named
+        group, name = claim.item.path[0], claim.item.name
+        trains = not any(word in name for word in ("val", "eval", "test")) and group != "test_datasets"
+        if claim.kind == "data" and trains and (claim.item.path in made or group == "datasets"):
+            yield claim
 
 
 def _without_validation(run: Run, rows: int) -> int:

@@ -26,7 +26,7 @@ def read_yaml(text: str) -> Document:
         root = yaml.compose(text, Loader=_LOADER)
         return _Reader().read(root)
     except yaml.MarkedYAMLError as bad:
-        return Document(problem=_problem(bad), syntax="yaml")
+        return Document(problem=_problem(bad, text), syntax="yaml")
     except yaml.YAMLError as bad:  # a character that YAML does not allow: no mark, but a position
         return Document(problem=_position(text, bad), syntax="yaml")
     except (_TooLarge, RecursionError):
@@ -119,16 +119,17 @@ def _spelt(node: Any) -> str:
     return str(node.value) if isinstance(node, yaml.ScalarNode) else "…"
 
 
-def _problem(bad: yaml.MarkedYAMLError) -> Problem:
+def _problem(bad: yaml.MarkedYAMLError, text: str) -> Problem:
     mark = bad.problem_mark or bad.context_mark
     parts = [part for part in (bad.context, bad.problem) if part]
     reason = f"the YAML parser stops there: {', '.join(parts)}"
-    remedy = _remedy(bad.problem or "")
+    line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+    remedy = _remedy(bad.problem or "", line)
     return Problem(reason, remedy, mark.line + 1 if mark else None, mark.column + 1 if mark else None)
 
 
-def _remedy(problem: str) -> str:
-    if "\\t" in problem or "tab character" in problem:
+def _remedy(problem: str, line: str) -> str:
+    if line.startswith("\t"):
         return "indent with spaces: YAML allows no tab there"
     if "another document" in problem:
         return "keep one document in the file: remove the second `---`"
