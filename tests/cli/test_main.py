@@ -85,7 +85,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 def test_a_terminal_of_few_characters_gets_escapes() -> None:
     """Output in an encoding that lacks a character does not end the command."""
-    code = "import sys\nsys.stdout.reconfigure(encoding='ascii')\nfrom llmguard.cli import main\nsys.exit(main(['explain', 'masking']))"
+    explained = "main(['explain', 'terminator_is_trained'])"
+    code = f"import sys\nsys.stdout.reconfigure(encoding='ascii')\nfrom llmguard.cli import main\nsys.exit({explained})"
     done = python(code)
     assert done.returncode == 0, done.stderr
-    assert "terminator_is_trained" in done.stdout
+    assert "masking \\xb7 preflight" in done.stdout

@@ -186,6 +186,15 @@ def test_the_page_holds_the_rows(kinds: dict[str, Any], run: Run, project: Path)
     assert 'class="t trained k-terminator"' in page
 
 
+def test_a_file_name_does_not_steer_the_terminal(kinds: dict[str, Any], run: Run, project: Path) -> None:
+    """A name may hold anything; what it holds is shown."""
+    odd = (project / "train.jsonl").rename(project / "\x1b[31mred.jsonl")
+    kinds["rows"] = read_files([odd], split="train", root=project)
+    said = run("show")
+    assert "⟨U+001B⟩[31mred.jsonl:1" in said.out
+    assert "\x1b" not in said.out
+
+
 def test_rows_keep_the_number_of_their_source(kinds: dict[str, Any], run: Run) -> None:
     """`--row` counts source rows, also where rows were dropped or sampled; what is not there is said with what is."""
     whole: Encoded = kinds["encoded"]

@@ -76,6 +76,17 @@ def test_evidence_decides_for_itself_whether_a_token_is_trained() -> None:
     assert trained.position is None
 
 
+def test_tokens_without_any_text_are_shown_by_their_ids() -> None:
+    """Checks that see no tokenizer cannot tell texts; a blank among texts stays a blank."""
+    bare = [{"text": "\u2423", "id": 7, "label": 7}, {"text": "", "id": 8, "label": 8}]
+    assert [t.text for t in tokens_from_json(bare)] == ["⟨id 7⟩", "⟨id 8⟩"]
+    assert [t.text for t in tokens_from_json([*bare, {"text": "a", "id": 9, "label": 9}])] == [
+        "\u2423",
+        "",
+        "a",
+    ]
+
+
 @pytest.mark.parametrize("foreign", [None, 3, "text", {"a": 1}, [1, "b", {"id": 3}]])
 def test_what_is_no_window_has_no_tokens(foreign: Any) -> None:
     """Evidence of other checks under the same name is no error."""

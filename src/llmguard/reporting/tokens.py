@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -139,10 +139,15 @@ def folded(tokens: Iterable[Token]) -> Iterator[tuple[Token, int]]:
 
 
 def tokens_from_json(window: Any) -> list[Token]:
-    """Tokens of a finding's evidence, `[{"text", "id", "label", "kind"}, …]`; [] for anything else."""
+    """Tokens of a finding's evidence, `[{"text", "id", "label", "kind"}, …]`; [] for anything else.
+
+    Where no token's text is told, as from checks that have no tokenizer, ids stand for it.
+    """
     if not isinstance(window, Sequence) or isinstance(window, (str, bytes)):
         return []
-    return [_from_json(t) for t in window if isinstance(t, Mapping) and "text" in t]
+    found = [_from_json(t) for t in window if isinstance(t, Mapping) and "text" in t]
+    told = any(t.text.strip(" \u2423") for t in found)
+    return found if told else [replace(t, text=f"⟨id {t.id}⟩") for t in found]
 
 
 def _from_json(token: Mapping[str, Any]) -> Token:
