@@ -147,7 +147,7 @@ CHECKS: tuple[Entry, ...] = (
     # model
     _entry("model", "model_path_exists", "model"),
     _entry("model", "weights_are_complete", "model"),
-    _entry("model", "tokenizer_belongs_to_the_model", "tokenizer", "model", "stops"),
+    _entry("model", "tokenizer_belongs_to_the_model", "tokenizer", "model"),
     # adapter
     _entry("adapter", "adapter_files_are_whole", "adapter", bugs="wrong_adapter_path"),
     _entry("adapter", "adapter_is_trained", "adapter", bugs="wrong_adapter_path"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def weights_are_complete(model: ModelFolder) -> Yields:
 
 
 @check
-def tokenizer_belongs_to_the_model(tokenizer: Any, model: ModelFolder, stops: Mapping[str, Any]) -> Yields:
+def tokenizer_belongs_to_the_model(tokenizer: Any, model: ModelFolder) -> Yields:
     """No id of the tokenizer lies beyond the model's embedding rows, and special ids that both name agree.
 
     Embeddings padded beyond the tokenizer (to a multiple of 64 or 128) are usual and fine.
