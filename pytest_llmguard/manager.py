@@ -133,15 +133,17 @@ class Manager:
             return
         if session.shouldfail or session.shouldstop:
             self.errors.append(f"stopped early: {session.shouldfail or session.shouldstop}")
-        from pytest_llmguard.reports import write_reports
+        if self.promised:
+            from pytest_llmguard.reports import write_reports
 
-        write_reports(self, session)
+            write_reports(self, session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The section of this plugin."""
-        from pytest_llmguard.summary import print_summary
+        """The section of this plugin, where there is anything to say."""
+        if self.records or self.written:
+            from pytest_llmguard.summary import print_summary
 
-        print_summary(self, terminalreporter)
+            print_summary(self, terminalreporter)
 
     def pytest_unconfigure(self) -> None:
         """End what the evidence still runs; remove what was shared."""

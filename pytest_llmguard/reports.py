@@ -61,7 +61,7 @@ def write_reports(manager: Manager, session: pytest.Session) -> None:
 
 def _write_all(manager: Manager) -> bool:
     good = True
-    found = document_of(manager) if manager.promised else {}
+    found = document_of(manager)
     for name, path in manager.promised.items():
         try:
             _write(path, _RENDER[name](found))

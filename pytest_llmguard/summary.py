@@ -32,10 +32,8 @@ HOW_TO_GO_ON = "no llmguard.toml here: only what needs none was checked; `llmgua
 
 
 def print_summary(manager: Manager, reporter: pytest.TerminalReporter) -> None:
-    """Print the section, where there is anything to say."""
+    """Print the section: results, how to go on without a project file, where the reports are."""
     records = list(manager.records.values())
-    if not records and not manager.written:
-        return
     projects = dict.fromkeys(str(r["project"]) for r in records)
     reporter.section(f"llmguard: {visible(', '.join(projects))}" if projects else "llmguard", sep="=")
     if records:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +16,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np  # noqa: F401  # loaded before pytester remembers the modules: NumPy cannot be loaded twice
 import pytest
 
-import llmguard.auditing
-import llmguard.project  # noqa: F401  # likewise pydantic: loading it for each inner session would take most of the time
+import llmguard.checks
+import llmguard.evidence
+import llmguard.reporting
+import pytest_llmguard
+
+for _package in (llmguard.checks, llmguard.evidence, llmguard.reporting, pytest_llmguard):
+    for _module in pkgutil.walk_packages(_package.__path__, f"{_package.__name__}."):
+        # pytester forgets what an inner session loads: loading it again would take most of the time, and NumPy cannot be loaded twice
+        importlib.import_module(_module.name)
 
 TOYS = '''
 from llmguard.catalogue import Entry
@@ -138,6 +146,17 @@ def entry(name):
     over = "rows" if "needs" in name else ""
     return Entry(name, __name__, FAMILIES[name], TIERS.get(name, "preflight"), needs, over, BUGS.get(name, ()))
 '''
+TELLS = """
+
+@check
+def toy_tells(project):
+    '''The toy tells which project it sees.'''
+    found = {"model": project.model_path, "adapter": project.adapter_path, "kind": project.schema.model.kind}
+    yield note(Where(), what="seen", evidence=found)
+    return 1
+
+FAMILIES["toy_tells"] = "model"
+"""
 DEFAULT = "toy_holds toy_fails toy_warns toy_notes toy_needs toy_needs_too toy_is_accepted toy_breaks toy_runs_a_model toy_runs_on_a_gpu"
 CONFTEST = """
 import toychecks
@@ -170,6 +189,8 @@ def axis(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 class Toy:
     """A folder with toy checks (and the real ones, which `-k toy` leaves out), in which pytest is run."""
+
+    tells = TELLS
 
     def __init__(self, path: Path, pytester: pytest.Pytester | None = None) -> None:
         self.path, self.pytester = path, pytester
@@ -308,19 +329,6 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Ran(
         done.returncode, done.stdout, done.stderr, folder.read("out/new/report.json"), junit, folder.path
     )
-
-
-TELLS = """
-
-@check
-def toy_tells(project):
-    '''The toy tells which project it sees.'''
-    found = {"model": project.model_path, "adapter": project.adapter_path, "kind": project.schema.model.kind}
-    yield note(Where(), what="seen", evidence=found)
-    return 1
-
-FAMILIES["toy_tells"] = "model"
-"""
 
 
 @pytest.fixture

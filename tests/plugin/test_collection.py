@@ -9,8 +9,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.plugin.conftest import Toy
 
-COUNT = "import pytest\ndef pytest_collection_finish(session):\n    print('ITEMS', sorted(i.nodeid for i in session.items))\n"
-
 
 def items(result: pytest.RunResult) -> list[str]:
     """The node ids that `--collect-only -q` lists."""
@@ -136,15 +134,31 @@ def test_names_cannot_break_the_terminal(target: str, name: str) -> None:
     assert item_name(Entry("toy", "m", "config"), target) == name
 
 
+HEAVY = """
+
+import sys
+def pytest_unconfigure():
+    heavy = {"numpy", "torch", "transformers", "pyarrow", "jinja2", "yaml"}
+    print("HEAVY", sorted(heavy & set(sys.modules)))
+"""
+FULL = """
+[model]
+path = "m"
+adapter = "a"
+[data]
+train = "a.jsonl"
+[config]
+files = ["c.yaml"]
+[pipeline]
+encode = "a:b"
+collate = "a:c"
+"""
+
+
 def test_collecting_loads_nothing_heavy(toy: Toy) -> None:
     """`--collect-only` reads the project file with pydantic and loads no numpy, torch or transformers."""
-    toy.project(
-        '[model]\npath = "m"\nadapter = "a"\n[data]\ntrain = "a.jsonl"\n[config]\nfiles = ["c.yaml"]\n[pipeline]\nencode = "a:b"\ncollate = "a:c"\n'
-    )
-    toy.checks(
-        "toy_holds",
-        "\n\nimport sys\ndef pytest_unconfigure():\n    print('HEAVY', sorted({'numpy', 'torch', 'transformers', 'pyarrow', 'jinja2', 'yaml'} & set(sys.modules)))\n",
-    )
+    toy.project(FULL)
+    toy.checks("toy_holds", HEAVY)
     done = toy.process("--collect-only", "-q", only="")
     assert "llmguard.toml::collator_keeps_labels" in done.stdout
     assert "HEAVY []" in done.stdout

@@ -94,13 +94,18 @@ def test_the_short_summary_names_the_first_finding(ran: Ran) -> None:
     assert "SKIPPED [2] llmguard.toml:1: add `[data] train = " in text
 
 
+AUDITS = """
+def test_audits(request):
+    audits = [item._ready_audit() for item in request.session.items if hasattr(item, "entry")]
+    assert len(audits) > 3
+    assert len({id(audit) for audit in audits}) == 1
+"""
+
+
 def test_one_audit_serves_the_session(toy: Toy) -> None:
     """Evidence is loaded once: all items of a project share one audit."""
-    toy.write(
-        "test_audits.py",
-        "def test_a(request):\n    items = request.session.items\n    a = [i._ready_audit() for i in items if hasattr(i, 'entry')]\n    assert len(a) > 3 and len({id(x) for x in a}) == 1\n",
-    )
-    toy.run(only="toy or test_a").assert_outcomes(passed=6, failed=2, skipped=3)
+    toy.write("test_audits.py", AUDITS)
+    toy.run(only="toy or test_audits").assert_outcomes(passed=6, failed=2, skipped=3)
 
 
 def test_odd_evidence_reaches_every_report(toy: Toy, axis: tuple[str, ...]) -> None:

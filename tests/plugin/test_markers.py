@@ -36,25 +36,22 @@ def test_each_has_a_help_sentence(inner: Callable[..., pytest.RunResult]) -> Non
 
 def test_strict_markers_know_them(toy: Toy) -> None:
     """A user's own tests may carry every one of them."""
-    names = [marker.partition("(")[0] for marker in markers.MARKERS]
-    own = "".join(
-        f"@pytest.mark.{name}{'(' + chr(39) + 'x' + chr(39) + ')' if name == 'bug' else ''}\n"
-        for name in names
-        if name not in ("gpu_memory", "llmguard")
-    )
-    toy.write(
-        "test_toy.py",
-        f"import pytest\n{own}def test_toy(): pass\n@pytest.mark.llmguard(sample=3)\ndef test_toy_too(): pass\n",
-    )
+    plain = [marker for marker in markers.MARKERS if "(" not in marker]
+    own = "".join(f"@pytest.mark.{name}\n" for name in [*plain, "bug('x')"])
+    two = "@pytest.mark.llmguard(sample=3)\ndef test_toy_too(): pass\n"
+    toy.write("test_toy.py", f"import pytest\n{own}def test_toy(): pass\n{two}")
     toy.run("--strict-markers", "-W", "error", "test_toy.py").assert_outcomes(passed=1, skipped=1)
+
+
+SHOWS = """
+
+def pytest_collection_finish(session):
+    print("MARKS", [(m.name, m.args) for item in session.items for m in item.iter_markers()])
+"""
 
 
 def test_items_carry_tier_family_and_bugs(toy: Toy) -> None:
     """What an item can be selected by."""
-    toy.checks(
-        "toy_fails",
-        "\n\ndef pytest_collection_finish(session):\n    print('MARKS', [(m.name, m.args) for i in session.items for m in i.iter_markers()])\n",
-    )
-    toy.run("--co").stdout.fnmatch_lines(
-        ["MARKS [[]('preflight', ()), ('tokens', ()), ('bug', ('eos_is_never_learnt',))[]]"]
-    )
+    toy.checks("toy_fails", SHOWS)
+    expected = "MARKS [('preflight', ()), ('tokens', ()), ('bug', ('eos_is_never_learnt',))]"
+    assert expected in toy.run("--co").outlines

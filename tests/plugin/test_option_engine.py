@@ -40,7 +40,8 @@ def toy_rows(encoded):
 @toy_rows.explain
 def _(tally):
     if tally["bad"].rows:
-        yield error(Where(row=0), what=tally.rate("bad"), **REST, evidence={"rows": list(tally["bad"].examples), "facts": dict(tally.facts)})
+        seen = {"rows": list(tally["bad"].examples), "facts": dict(tally.facts)}
+        yield error(Where(row=0), what=tally.rate("bad"), **REST, evidence=seen)
 """
 TEST = """
 import toychecks

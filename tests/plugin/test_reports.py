@@ -169,14 +169,20 @@ def test_a_session_without_checks_has_no_summary(
     )
 
 
+MANY = """
+
+from dataclasses import replace
+
+def pytest_llmguard_checks(config):
+    return [replace(toychecks.entry("toy_needs"), name=f"toy_{letter}") for letter in "abcdef"]
+"""
+
+
 def test_long_lists_are_cut_and_counted(toy: Toy) -> None:
     """A line of the summary names a few checks and counts the rest; -v names them all."""
-    names = [f"toy_{letter}" for letter in "abcdef"]
-    made = f"\n\nfrom dataclasses import replace\ndef pytest_llmguard_checks(config):\n    return [replace(toychecks.entry('toy_needs'), name=n) for n in {names}]\n"
-    toy.checks("toy_holds", made)
-    toy.write(
-        "toychecks.py", (toy.path / "toychecks.py").read_text() + "".join(f"\n{n} = toy_needs" for n in names)
-    )
+    toy.checks("toy_holds", MANY)
+    source = (toy.path / "toychecks.py").read_text("utf-8")
+    toy.write("toychecks.py", source + "".join(f"\ntoy_{letter} = toy_needs" for letter in "abcdef"))
     told = "skipped 6: add `[[]data[]] train = *: toy_a, toy_b, toy_c, toy_d and 2 more (-v names them)"
     toy.run().stdout.fnmatch_lines([told])
     toy.run("-v").stdout.fnmatch_lines(["skipped 6: *: toy_a, toy_b, toy_c, toy_d, toy_e, toy_f"])
