@@ -21,7 +21,9 @@ def generate(prompts):
 
 
 def compare(prompts):
+    from peft import PeftModel
+
     base = AutoModelForCausalLM.from_pretrained("models/base").to(device)
     sft = AutoModelForCausalLM.from_pretrained("models/sft").to(device)
-    dpo = AutoModelForCausalLM.from_pretrained("models/dpo").to(device)
+    dpo = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("models/base"), "models/broken-adapter").to(device)
     return [[model.generate(p) for p in prompts] for model in (base, sft, dpo)]
