@@ -209,6 +209,14 @@ def test_the_verdict_is_the_worst_outcome(outcomes: list[str], verdict: str, moo
     assert sum(s.width for s in view.bar) == 1000
 
 
+def test_a_report_of_several_projects_names_them() -> None:
+    """Rows and cards say whose check it was."""
+    one = {"check": "c", "target": "train", "outcome": "failed", "findings": [{"message": "m"}]}
+    page = Page(render({"checks": [{**one, "project": "a.toml"}, {**one, "project": "b.toml"}]}))
+    assert "b.toml::c[train]" in page.text
+    assert page.text.count("a.toml::") == 2
+
+
 def test_a_message_without_parts_is_shown_whole() -> None:
     """Findings of others, whose messages have no titles, lose nothing."""
     parts = parts_of({"message": "something\nover two lines", "where": "", "remedy": "do it"})

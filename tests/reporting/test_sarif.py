@@ -179,6 +179,26 @@ def test_the_fingerprint_outlives_numbers_and_lines() -> None:
     assert len({first, fingerprint(file="b.jsonl", line=3), fingerprint("d", file="a.jsonl", line=3)}) == 3
 
 
+def test_a_report_of_several_projects_keeps_them_apart() -> None:
+    """The same problem in two projects is two results, each with its project."""
+    one = {"check": "c", "outcome": "failed", "findings": [{"message": "m"}]}
+    [run] = json.loads(render({"checks": [{**one, "project": "a.toml"}, {**one, "project": "b.toml"}]}))[
+        "runs"
+    ]
+    assert [r["properties"]["project"] for r in run["results"]] == ["a.toml", "b.toml"]
+    assert len({r["partialFingerprints"]["llmguard/v1"] for r in run["results"]}) == 2
+    assert len(run["tool"]["driver"]["rules"]) == 1
+
+
+def test_rules_of_this_library_carry_their_docstring() -> None:
+    """The full description of a check is its docstring; a check of others has its sentence."""
+    own = {"check": "terminator_is_trained", "outcome": "failed", "findings": []}
+    [run] = json.loads(render({"checks": [own, {"check": "no_such_check", "outcome": "passed"}]}))["runs"]
+    texts = [rule["fullDescription"]["text"] for rule in run["tool"]["driver"]["rules"]]
+    assert "so that the model learns to stop" in texts[0]
+    assert texts[1] == "No such check."
+
+
 @pytest.mark.parametrize(
     ("file", "uri"),
     [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from llmguard.errors import LLMGuardError, UsageError
+from llmguard.errors import UsageError
 from llmguard.reporting.text import clean
 
 __all__ = ["SCHEMA", "render"]
@@ -84,12 +85,13 @@ def _sentence(name: str) -> str:
 
 
 def _docstring(name: str) -> str:
-    """What the check promises, from its docstring; '' for checks that are not installed here."""
-    from llmguard.registry import Registry
+    """What the check promises, from its docstring; '' for checks that are not this library's."""
+    from llmguard.catalogue import CHECKS
 
+    entry = next((e for e in CHECKS if e.name == name), None)
     try:
-        return (Registry().get(name).load().__doc__ or "").strip()
-    except (LLMGuardError, ImportError, AttributeError):  # a report of another installation
+        return inspect.cleandoc(entry.load().__doc__ or "") if entry else ""
+    except (ImportError, AttributeError):  # a report of another version
         return ""
 
 
@@ -101,16 +103,16 @@ def _results(checks: Sequence[Mapping[str, Any]], index: Mapping[str, int]) -> I
 
 
 def _result(check: Mapping[str, Any], finding: Mapping[str, Any], index: Mapping[str, int]) -> dict[str, Any]:
-    name, target = str(check.get("check")), str(check.get("target") or "")
+    name = str(check.get("check"))
     found: dict[str, Any] = {
         "ruleId": name,
         "ruleIndex": index[name],
         "level": LEVELS.get(str(finding.get("severity")), "warning"),
         "message": {"text": str(finding.get("message") or name)},
         "locations": [_location(finding)],
-        "partialFingerprints": {"llmguard/v1": _fingerprint(name, target, finding)},
+        "partialFingerprints": {"llmguard/v1": _fingerprint(check, finding)},
         "properties": {
-            "target": target,
+            **{k: check[k] for k in ("project", "target") if check.get(k)},
             **{k: finding[k] for k in ("expected", "actual", "remedy", "evidence", "bugs") if finding.get(k)},
         },
     }
@@ -125,10 +127,11 @@ def _result(check: Mapping[str, Any], finding: Mapping[str, Any], index: Mapping
     return found
 
 
-def _fingerprint(name: str, target: str, finding: Mapping[str, Any]) -> str:
+def _fingerprint(check: Mapping[str, Any], finding: Mapping[str, Any]) -> str:
     """The same for the same problem at the same place, whatever its numbers are today."""
     place = finding.get("location") or {}
-    parts = [name, target, *(str(place.get(key, "")) for key in ("file", "key", "column", "what"))]
+    whose = (str(check.get(key) or "") for key in ("project", "check", "target"))
+    parts = [*whose, *(str(place.get(key, "")) for key in ("file", "key", "column", "what"))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

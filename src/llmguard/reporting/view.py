@@ -105,7 +105,11 @@ def _rank(outcome: str) -> int:
 
 
 def _id(check: Mapping[str, Any]) -> str:
-    return f"{check['check']}[{check['target']}]" if check["target"] else str(check["check"])
+    """The id of a result; a report of several projects says whose it is."""
+    project = f"{check['project']}::" if check.get("project") else ""
+    return (
+        f"{project}{check['check']}[{check['target']}]" if check["target"] else f"{project}{check['check']}"
+    )
 
 
 def _card(check: Mapping[str, Any], number: int) -> Card:
