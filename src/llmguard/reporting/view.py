@@ -11,7 +11,8 @@ __all__ = ["Card", "Segment", "Skipped", "View", "parts_of", "view_of"]
 OUTCOMES = ("failed", "error", "warned", "accepted", "passed", "skipped")
 """Worst first: the order of tiles, cards and rows."""
 BLANK_RECORD: Mapping[str, Any] = {
-    "check": "", "project": "", "family": "", "tier": "", "target": "", "outcome": "error", "reason": "", "looked_at": 0, "unit": "rows", "seconds": 0.0,
+    "check": "", "project": "", "family": "", "tier": "", "target": "", "outcome": "error", "reason": "",
+    "looked_at": 0, "unit": "rows", "seconds": 0.0,
 }  # fmt: skip
 BLANK_FINDING: Mapping[str, Any] = {
     "severity": "warning", "message": "", "where": "", "expected": "", "actual": "", "remedy": "", "evidence": None, "bugs": (),
