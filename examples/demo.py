@@ -29,7 +29,9 @@ TITLES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Set the projects up, run all four, and judge whether each ended as it should."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", nargs="?", default=str(HERE.parent / "build" / "demo"), type=str)
     folder = Path(parser.parse_args(arguments).folder).resolve()
     started = time.monotonic()
@@ -46,7 +48,11 @@ def set_up(folder: Path) -> None:
     models = lab()
     shutil.rmtree(folder, ignore_errors=True)
     for project in ("planted", "clean"):
-        shutil.copytree(HERE / project, folder / project, ignore=shutil.ignore_patterns("__pycache__", "models", "prepared", "out"))
+        shutil.copytree(
+            HERE / project,
+            folder / project,
+            ignore=shutil.ignore_patterns("__pycache__", "models", "prepared", "out"),
+        )
     parts = {
         "planted": {"base-with-template": models.base_with_template, "broken-adapter": models.broken_adapter},
         "clean": {"base": models.base, "adapter": models.adapter},
@@ -55,7 +61,13 @@ def set_up(folder: Path) -> None:
         for name, source in sources.items():
             shutil.copytree(source, folder / project / "models" / name, copy_function=shutil.copyfile)
             point_at_base(folder / project / "models" / name, folder / project / "models")
-    subprocess.run([sys.executable, "-m", "project.prepare"], cwd=folder / "planted", check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "project.prepare"],
+        cwd=folder / "planted",
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def point_at_base(adapter: Path, models: Path) -> None:
@@ -72,7 +84,17 @@ def run(project: Path, tier: str) -> int:
     """One pytest session, shown as it runs; its reports are kept beside the project."""
     say(f"\n{'─' * 100}\n{TITLES[project.name, tier]}\n{'─' * 100}")
     reports = [f"--llmguard-{kind}={project}/llmguard-{tier}.{kind}" for kind in ("json", "html")]
-    command = [sys.executable, "-m", "pytest", "-m", tier, "-p", "no:cacheprovider", f"--rootdir={project}", *reports]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        tier,
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={project}",
+        *reports,
+    ]
     colours = {"FORCE_COLOR": "1"} if sys.stdout.isatty() else {}
     return subprocess.run(command, cwd=project, env={**os.environ, **colours}, check=False).returncode
 
@@ -86,7 +108,8 @@ def summarise(folder: Path, ended: dict[tuple[str, str], int], seconds: float) -
         expected = 1 if project == "planted" else 0
         right = right and code == expected
         word = "as it should" if code == expected else f"NOT as it should (expected {expected})"
-        say(f"{project:8} {tier:10} exit code {code}, {word}: {totals['failed']} failed, {totals['warned']} warned, {totals['passed']} passed")
+        counts = ", ".join(f"{totals[outcome]} {outcome}" for outcome in ("failed", "warned", "passed"))
+        say(f"{project:8} {tier:10} exit code {code}, {word}: {counts}")
     say(f"Reports to look at: {folder}/planted/llmguard-preflight.html   ({seconds:.0f} s in all)")
     return 0 if right else 1
 

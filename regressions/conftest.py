@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="regressions show their bugs on real models")
-
-QUESTIONS = ("What is two and three?", "Name a fruit that is red.", "Which month follows May?", "How many legs has a spider?")
+QUESTIONS = (
+    "What is two and three?",
+    "Name a fruit that is red.",
+    "Which month follows May?",
+    "How many legs has a spider?",
+)
 ANSWERS = ("Two and three is five.", "An apple is red.", "June follows May.", "A spider has eight legs.")
 
 

@@ -44,7 +44,9 @@ def greeter(tokenizer: Any) -> Any:
 
 def broken(tokenizer: Any) -> dict[str, list[int]]:
     """Labels from the library's mask."""
-    encoded = tokenizer.apply_chat_template(CONVERSATION, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    encoded = tokenizer.apply_chat_template(
+        CONVERSATION, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
     labels = [i if m else -100 for i, m in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)]
     return {"input_ids": list(encoded["input_ids"]), "labels": labels}
 
@@ -55,7 +57,9 @@ def fixed(tokenizer: Any) -> dict[str, list[int]]:
     labels: list[int] = []
     for message in CONVERSATION:
         answer = message["role"] == "assistant"
-        turn = tokenizer(("" if answer else "<|im_start|>") + message["content"] + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        turn = tokenizer(
+            ("" if answer else "<|im_start|>") + message["content"] + "<|im_end|>", add_special_tokens=False
+        )["input_ids"]
         ids += turn
         labels += turn if answer else [-100] * len(turn)
     return {"input_ids": ids, "labels": labels}
@@ -63,7 +67,10 @@ def fixed(tokenizer: Any) -> dict[str, list[int]]:
 
 def test_witness(greeter: Any) -> None:
     """The words of the user's turn are among the trained tokens of the broken labels, and not of the fixed ones."""
-    trained = {name: greeter.decode([t for t in made(greeter)["labels"] if t != -100]) for name, made in (("broken", broken), ("fixed", fixed))}
+    trained = {
+        name: greeter.decode([t for t in made(greeter)["labels"] if t != -100])
+        for name, made in (("broken", broken), ("fixed", fixed))
+    }
     assert "which month follows" in trained["broken"]
     assert "which month follows" not in trained["fixed"]
     assert broken(greeter)["input_ids"] == fixed(greeter)["input_ids"]
@@ -72,9 +79,17 @@ def test_witness(greeter: Any) -> None:
 def test_check_rejects(greeter: Any) -> None:
     """The user's turn is found in the trained tokens."""
     with pytest.raises(CheckFailed, match="train tokens of their prompt"):
-        require(every_prompt_token_is_masked([broken(greeter)], [{"messages": CONVERSATION}], greeter, ChatTemplate(greeter)))
+        require(
+            every_prompt_token_is_masked(
+                [broken(greeter)], [{"messages": CONVERSATION}], greeter, ChatTemplate(greeter)
+            )
+        )
 
 
 def test_check_accepts(greeter: Any) -> None:
     """Labels made turn by turn are left alone."""
-    require(every_prompt_token_is_masked([fixed(greeter)], [{"messages": CONVERSATION}], greeter, ChatTemplate(greeter)))
+    require(
+        every_prompt_token_is_masked(
+            [fixed(greeter)], [{"messages": CONVERSATION}], greeter, ChatTemplate(greeter)
+        )
+    )

@@ -21,7 +21,11 @@ from llmguard.errors import CheckFailed
 def broken(tokenizer: Any, text: str) -> str:
     """Apply the template, since there is one."""
     if tokenizer.chat_template:
-        return str(tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True))
+        return str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+        )
     return text
 
 
@@ -37,9 +41,20 @@ def test_witness(tokenizer: Any, model: Any) -> None:
     from llmguard.sentinels import SENTINELS
 
     def followed(build: Any) -> int:
-        batch = tokenizer([build(tokenizer, s.prompt) for s in SENTINELS], return_tensors="pt", padding=True, padding_side="left")
+        batch = tokenizer(
+            [build(tokenizer, s.prompt) for s in SENTINELS],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+        )
         with torch.inference_mode():
-            ids = model.generate(**batch, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]))
+            ids = model.generate(
+                **batch,
+                max_new_tokens=48,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]),
+            )
         texts = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         return sum(s.judge(t).followed for s, t in zip(SENTINELS, texts, strict=True))
 
@@ -50,10 +65,18 @@ def test_witness(tokenizer: Any, model: Any) -> None:
 def test_check_rejects(tokenizer: Any, rows: list[dict[str, str]]) -> None:
     """The markers are named."""
     with pytest.raises(CheckFailed, match=r"<\|im_start\|>"):
-        require(base_prompts_carry_no_template([broken(tokenizer, r["prompt"]) for r in rows], tokenizer, "base", rows))
+        require(
+            base_prompts_carry_no_template(
+                [broken(tokenizer, r["prompt"]) for r in rows], tokenizer, "base", rows
+            )
+        )
 
 
 def test_check_accepts(tokenizer: Any, rows: list[dict[str, str]]) -> None:
     """Plain text, also when it talks about <|im_start|>."""
     talk = [{"prompt": "What does <|im_start|> mean?", "response": "It opens a turn."}]
-    require(base_prompts_carry_no_template([fixed(tokenizer, r["prompt"]) for r in [*rows, *talk]], tokenizer, "base", [*rows, *talk]))
+    require(
+        base_prompts_carry_no_template(
+            [fixed(tokenizer, r["prompt"]) for r in [*rows, *talk]], tokenizer, "base", [*rows, *talk]
+        )
+    )

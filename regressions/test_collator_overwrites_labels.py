@@ -59,7 +59,10 @@ def test_witness(tokenizer: Any, model: Any, rows: list[dict[str, str]]) -> None
     attention = torch.tensor([f["attention_mask"] for f in features])
     with torch.no_grad():
         wanted = model(input_ids=ids, attention_mask=attention, labels=masked).loss
-        losses = {made.__name__: model(**made(tokenizer)([dict(f) for f in features])).loss for made in (broken, fixed)}
+        losses = {
+            made.__name__: model(**made(tokenizer)([dict(f) for f in features])).loss
+            for made in (broken, fixed)
+        }
     assert torch.allclose(losses["fixed"], wanted, rtol=1e-5)
     assert abs(float(losses["broken"] - wanted)) > 0.05
 

@@ -24,7 +24,10 @@ def encoded(tokenizer: Any, rows: list[dict[str, str]]) -> list[dict[str, list[i
     """Rows in the completion format, everything but the prompt trained."""
     found = []
     for row in rows:
-        prompt, answer = tokenizer(row["prompt"])["input_ids"], tokenizer(row["response"] + tokenizer.eos_token)["input_ids"]
+        prompt, answer = (
+            tokenizer(row["prompt"])["input_ids"],
+            tokenizer(row["response"] + tokenizer.eos_token)["input_ids"],
+        )
         labels = [-100] * len(prompt) + answer
         found.append({"input_ids": prompt + answer, "attention_mask": [1] * len(labels), "labels": labels})
     return found
@@ -38,7 +41,11 @@ def _padded(tokenizer: Any, features: list[dict[str, list[int]]], *, by_id: bool
     ids = torch.tensor([f["input_ids"] + [pad] * (width - len(f["input_ids"])) for f in features])
     mask = torch.tensor([f["attention_mask"] + [0] * (width - len(f["input_ids"])) for f in features])
     labels = torch.tensor([f["labels"] + [-100] * (width - len(f["labels"])) for f in features])
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels.masked_fill(ids == pad, -100) if by_id else labels}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels.masked_fill(ids == pad, -100) if by_id else labels,
+    }
 
 
 def broken(tokenizer: Any, features: list[dict[str, list[int]]]) -> dict[str, Any]:
@@ -75,7 +82,10 @@ def _learns_to_stop(model: Any, batch: dict[str, Any], eos: int) -> float:
 def test_witness(tokenizer: Any, model: Any, rows: list[dict[str, str]]) -> None:
     """Trained on the fixed batch the model learns to stop; on the broken one it does not."""
     features = encoded(tokenizer, rows)
-    risen = {made.__name__: _learns_to_stop(model, made(tokenizer, features), tokenizer.eos_token_id) for made in (broken, fixed)}
+    risen = {
+        made.__name__: _learns_to_stop(model, made(tokenizer, features), tokenizer.eos_token_id)
+        for made in (broken, fixed)
+    }
     assert risen["fixed"] > 0.3
     assert risen["broken"] < 0.1
 
@@ -88,7 +98,9 @@ def test_check_rejects(tokenizer: Any, rows: list[dict[str, str]]) -> None:
         require(collator_keeps_labels(features, [batch]))
     as_rows = [{n: batch[n][i][: len(f["labels"])].tolist() for n in batch} for i, f in enumerate(features)]
     with pytest.raises(CheckFailed, match="mask the terminator"):
-        require(terminator_is_trained(as_rows, rows, tokenizer, text_format("completion", tokenizer.eos_token)))
+        require(
+            terminator_is_trained(as_rows, rows, tokenizer, text_format("completion", tokenizer.eos_token))
+        )
 
 
 def test_check_accepts(tokenizer: Any, rows: list[dict[str, str]]) -> None:

@@ -21,14 +21,17 @@ from llmguard.errors import CheckFailed
 
 def fixed(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
     """Labels where their tokens are."""
-    prompt, answer = tokenizer(row["prompt"])["input_ids"], tokenizer(row["response"] + tokenizer.eos_token)["input_ids"]
+    prompt, answer = (
+        tokenizer(row["prompt"])["input_ids"],
+        tokenizer(row["response"] + tokenizer.eos_token)["input_ids"],
+    )
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
 def broken(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
     """The same, moved to the left by one."""
     right = fixed(tokenizer, row)
-    return {"input_ids": right["input_ids"], "labels": right["labels"][1:] + [-100]}
+    return {"input_ids": right["input_ids"], "labels": [*right["labels"][1:], -100]}
 
 
 def _answers(model: Any, tokenizer: Any, row: dict[str, str], encoded: dict[str, list[int]]) -> str:
@@ -44,7 +47,13 @@ def _answers(model: Any, tokenizer: Any, row: dict[str, str], encoded: dict[str,
         optimizer.zero_grad()
     prompt = torch.tensor([tokenizer(row["prompt"])["input_ids"]])
     with torch.inference_mode():
-        ids = trained.eval().generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        ids = trained.eval().generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=24,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     return str(tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True))
 
 

@@ -24,13 +24,19 @@ def _messages(row: dict[str, str]) -> list[dict[str, str]]:
 
 
 def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list[int]:
-    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"])
+    return list(
+        tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
+    )
 
 
 def broken(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
     """The mask as long as the mapping has keys."""
     ids = _ids(tokenizer, _messages(row))
-    length = len(tokenizer.apply_chat_template(_messages(row)[:1], tokenize=True, return_dict=True, add_generation_prompt=True))
+    length = len(
+        tokenizer.apply_chat_template(
+            _messages(row)[:1], tokenize=True, return_dict=True, add_generation_prompt=True
+        )
+    )
     return {"input_ids": ids, "labels": [-100] * length + ids[length:]}
 
 
@@ -43,7 +49,9 @@ def fixed(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
 
 def test_witness(tokenizer: Any, rows: list[dict[str, str]]) -> None:
     """The broken mask has the same length for prompts of different lengths, and the question is among what is trained."""
-    lengths = {made.__name__: {made(tokenizer, r)["labels"].count(-100) for r in rows} for made in (broken, fixed)}
+    lengths = {
+        made.__name__: {made(tokenizer, r)["labels"].count(-100) for r in rows} for made in (broken, fixed)
+    }
     assert len(lengths["broken"]) == 1
     assert len(lengths["fixed"]) > 1
     trained = [i for i in broken(tokenizer, rows[0])["labels"] if i != -100]
@@ -53,9 +61,17 @@ def test_witness(tokenizer: Any, rows: list[dict[str, str]]) -> None:
 def test_check_rejects(tokenizer: Any, rows: list[dict[str, str]]) -> None:
     """Prompt tokens are found to be trained in every row."""
     with pytest.raises(CheckFailed, match=r"4 of 4 rows"):
-        require(every_prompt_token_is_masked([broken(tokenizer, r) for r in rows], rows, tokenizer, ChatTemplate(tokenizer)))
+        require(
+            every_prompt_token_is_masked(
+                [broken(tokenizer, r) for r in rows], rows, tokenizer, ChatTemplate(tokenizer)
+            )
+        )
 
 
 def test_check_accepts(tokenizer: Any, rows: list[dict[str, str]]) -> None:
     """The prompt's own length is left alone."""
-    require(every_prompt_token_is_masked([fixed(tokenizer, r) for r in rows], rows, tokenizer, ChatTemplate(tokenizer)))
+    require(
+        every_prompt_token_is_masked(
+            [fixed(tokenizer, r) for r in rows], rows, tokenizer, ChatTemplate(tokenizer)
+        )
+    )

@@ -21,7 +21,10 @@ from llmguard.formats import text_format
 
 def encode(tokenizer: Any, row: dict[str, Any]) -> dict[str, Any]:
     """A row with its ids and labels."""
-    prompt, answer = tokenizer(row["prompt"])["input_ids"], tokenizer(row["response"] + tokenizer.eos_token)["input_ids"]
+    prompt, answer = (
+        tokenizer(row["prompt"])["input_ids"],
+        tokenizer(row["response"] + tokenizer.eos_token)["input_ids"],
+    )
     return {**row, "input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
@@ -33,7 +36,10 @@ def broken(tokenizer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def fixed(tokenizer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The answer is changed, and its row encoded again."""
-    return [encode(tokenizer, {**rows[0], "response": "Two and three is six."}), *[encode(tokenizer, r) for r in rows[1:]]]
+    return [
+        encode(tokenizer, {**rows[0], "response": "Two and three is six."}),
+        *[encode(tokenizer, r) for r in rows[1:]],
+    ]
 
 
 def test_witness(tokenizer: Any, rows: list[dict[str, Any]]) -> None:

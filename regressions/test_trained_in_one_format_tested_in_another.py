@@ -36,7 +36,10 @@ broken, fixed = alpaca, zephyr
 
 def encode(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
     """A training row."""
-    prompt, answer = tokenizer(zephyr(row))["input_ids"], tokenizer(row["response"] + tokenizer.eos_token)["input_ids"]
+    prompt, answer = (
+        tokenizer(zephyr(row))["input_ids"],
+        tokenizer(row["response"] + tokenizer.eos_token)["input_ids"],
+    )
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
@@ -65,13 +68,21 @@ def _answer(model: Any, tokenizer: Any, prompt: str) -> str:
 
     ids = torch.tensor([tokenizer(prompt)["input_ids"]])
     with torch.inference_mode():
-        out = model.eval().generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        out = model.eval().generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=24,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def _check(tokenizer: Any, rows: list[dict[str, str]], builder: Any) -> Any:
     prompts = as_prompts([builder(r) for r in rows], tokenizer)
-    return training_starts_with_the_generation_prompt([encode(tokenizer, r) for r in rows], prompts, tokenizer, rows)
+    return training_starts_with_the_generation_prompt(
+        [encode(tokenizer, r) for r in rows], prompts, tokenizer, rows
+    )
 
 
 def test_check_rejects(tokenizer: Any, rows: list[dict[str, str]]) -> None:

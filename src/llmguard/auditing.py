@@ -32,7 +32,7 @@ COLLECTED = {"batches", "encoded", "loading", "pipeline", "prompts", "template",
 class Audit:
     """One project under audit: which checks apply to which targets, and what each of them says.
 
-    Evidence is loaded lazily and once. `strict` makes warnings fail; `engine` runs the checks; `today` decides which acceptances have ended.
+    Evidence is loaded lazily and once. `strict` makes warnings fail; `engine` runs the checks; `today` decides which have ended.
     """
 
     project: Project
@@ -48,7 +48,12 @@ class Audit:
     def plan(self, tiers: Iterable[str] = ("preflight",)) -> list[tuple[Entry, str]]:
         """Every check of the tiers with each of its targets ('' where it has none), without loading anything."""
         wanted = set(tiers)
-        return [(entry, target) for entry in self.registry if entry.tier in wanted for target in self.targets(entry)]
+        return [
+            (entry, target)
+            for entry in self.registry
+            if entry.tier in wanted
+            for target in self.targets(entry)
+        ]
 
     def begin(self, entries: Iterable[Entry]) -> None:
         """Start the children that load the tokenizer and run the user's code, if one of the checks will want them.
@@ -123,7 +128,11 @@ def _fault(fault: Exception) -> str:
 
 
 def audit(
-    project: Project | Path | str, *, tiers: Iterable[str] = ("preflight",), progress: Callable[[CheckResult], None] | None = None, **options: Any
+    project: Project | Path | str,
+    *,
+    tiers: Iterable[str] = ("preflight",),
+    progress: Callable[[CheckResult], None] | None = None,
+    **options: Any,
 ) -> Report:
     """Run every check of the tiers on a project (its file, or a folder's) and report.
 

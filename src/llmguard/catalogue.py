@@ -44,7 +44,15 @@ class Entry:
         return cast("AnyCheck", getattr(importlib.import_module(self.module), self.name))
 
 
-def _entry(family: str, name: str, *needs: str, over: str = "", tier: str = "preflight", bugs: str = "", room: str = "") -> Entry:
+def _entry(
+    family: str,
+    name: str,
+    *needs: str,
+    over: str = "",
+    tier: str = "preflight",
+    bugs: str = "",
+    room: str = "",
+) -> Entry:
     module = f"llmguard.checks.{room or family}"
     return Entry(name, module, family, tier, needs, over, tuple(bugs.split()))
 

@@ -43,6 +43,7 @@ class Check(Generic[P]):
         self.name = function.__name__
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Findings:
+        """Run the check on its evidence."""
         found: list[Finding] = []
         looked_at = _drain(self.function(*args, **kwargs), found)
         return Findings(found, check=self.name, looked_at=looked_at, unit=self.unit)
@@ -87,6 +88,7 @@ class RowCheck(Generic[P]):
         return Findings(self._explain(total), check=self.name, looked_at=total.looked_at, unit=self.unit)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Findings:
+        """Run the check on its evidence, taken as one shard."""
         return self.merge([self.map(*args, **kwargs)])
 
     @functools.cached_property

@@ -1,11 +1,11 @@
 """Every error this library raises.
 
-    LLMGuardError
-    ├── UsageError (ValueError)      a bad argument: the value, the parameter, what is allowed
-    ├── ProjectError                 a bad project file: every problem at once, each with file and key
-    ├── MissingEvidence              a check cannot run: the line to add to the project file
-    ├── EvidenceError                evidence that is there cannot be had: carries the findings that say why
-    └── CheckFailed (AssertionError) `require` found errors: carries all of them
+LLMGuardError
+├── UsageError (ValueError)      a bad argument: the value, the parameter, what is allowed
+├── ProjectError                 a bad project file: every problem at once, each with file and key
+├── MissingEvidence              a check cannot run: the line to add to the project file
+├── EvidenceError                evidence that is there cannot be had: carries the findings that say why
+└── CheckFailed (AssertionError) `require` found errors: carries all of them
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class MissingEvidence(LLMGuardError):
 class EvidenceError(LLMGuardError):
     """Evidence is named by the project but cannot be had; the check named in `told_by` reports why."""
 
-    def __init__(self, evidence: str, reason: str, findings: Sequence[Finding] = (), told_by: str = "") -> None:
+    def __init__(
+        self, evidence: str, reason: str, findings: Sequence[Finding] = (), told_by: str = ""
+    ) -> None:
         self.evidence, self.reason, self.findings, self.told_by = evidence, reason, tuple(findings), told_by
         told = f" (reported by {told_by})" if told_by else ""
         super().__init__(f"{evidence} could not be had: {reason}{told}")

@@ -90,7 +90,9 @@ class Finding:
 class Findings(list[Finding]):
     """The findings of one check (falsy when its sentence holds) and how many things it looked at."""
 
-    def __init__(self, findings: Iterable[Finding] = (), *, check: str = "", looked_at: int = 0, unit: str = "rows") -> None:
+    def __init__(
+        self, findings: Iterable[Finding] = (), *, check: str = "", looked_at: int = 0, unit: str = "rows"
+    ) -> None:
         super().__init__(replace(f, check=check) if check and not f.check else f for f in findings)
         self.check, self.looked_at, self.unit = check, looked_at, unit
 
@@ -106,7 +108,9 @@ def _compose(where: Where, what: str, why: str, cause: str, remedy: str) -> str:
     return "\n".join([head, *(f"{title}: {text.rstrip('.')}." for title, text in parts if text)])
 
 
-def _make(severity: Severity, where: Where, what: str, why: str, cause: str, remedy: str, **rest: Any) -> Finding:
+def _make(
+    severity: Severity, where: Where, what: str, why: str, cause: str, remedy: str, **rest: Any
+) -> Finding:
     message = _compose(where, what, why, cause, remedy)
     return Finding(check="", severity=severity, message=message, where=where, remedy=remedy, **rest)
 
@@ -121,7 +125,9 @@ def warning(where: Where, *, what: str, why: str, cause: str, remedy: str, **res
     return _make(Severity.WARNING, where, what, why, cause, remedy, **rest)
 
 
-def note(where: Where, *, what: str, why: str = "", cause: str = "", remedy: str = "", **rest: Any) -> Finding:
+def note(
+    where: Where, *, what: str, why: str = "", cause: str = "", remedy: str = "", **rest: Any
+) -> Finding:
     """A finding for the record. `rest`: `expected`, `actual`, `evidence`."""
     return _make(Severity.NOTE, where, what, why, cause, remedy, **rest)
 

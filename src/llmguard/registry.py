@@ -29,7 +29,11 @@ class Registry:
         if not entry.name.isidentifier():
             raise UsageError("check", entry.name, "a name that is a valid identifier")
         if entry.family not in FAMILIES or entry.tier not in TIERS:
-            raise UsageError("family, tier", (entry.family, entry.tier), f"a family of {', '.join(FAMILIES)} and a tier of {', '.join(TIERS)}")
+            raise UsageError(
+                "family, tier",
+                (entry.family, entry.tier),
+                f"a family of {', '.join(FAMILIES)} and a tier of {', '.join(TIERS)}",
+            )
         if self._entries.get(entry.name, entry) != entry:
             raise UsageError("check", entry.name, "a name that no other check has")
         self._entries[entry.name] = entry
@@ -51,7 +55,9 @@ class Registry:
         """
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
-            raise UsageError("check", name, f"one of {', '.join(near)}" if near else "a check of `llmguard explain`")
+            raise UsageError(
+                "check", name, f"one of {', '.join(near)}" if near else "a check of `llmguard explain`"
+            )
         return self._entries[name]
 
 

@@ -12,7 +12,20 @@ import numpy as np
 
 __all__ = ["BadFile", "Tensor", "read_header"]
 
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+SIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
 LARGEST_HEADER = 100 * 2**20
 """Bytes; the format's own limit (huggingface/safetensors, `MAX_HEADER_SIZE`)."""
 
@@ -83,6 +96,8 @@ def read_header(file: Path) -> dict[str, Tensor]:
 def _tensor(file: Path, name: str, told: Mapping[str, Any], base: int) -> Tensor:
     try:
         start, stop = told["data_offsets"]
-        return Tensor(file, name, str(told["dtype"]), tuple(told["shape"]), base + int(start), base + int(stop))
+        return Tensor(
+            file, name, str(told["dtype"]), tuple(told["shape"]), base + int(start), base + int(stop)
+        )
     except (KeyError, TypeError, ValueError):
         raise BadFile(f"has a header without dtype, shape or offsets for {name!r}") from None

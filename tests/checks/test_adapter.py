@@ -37,7 +37,10 @@ def write(file: Path, tensors: dict[str, np.ndarray[Any, Any]], kind: str = "F32
 
 def model(folder: Path, width: int = WIDTH, **config: Any) -> Path:
     """A base model's folder of one attention module."""
-    weights = {"model.embed_tokens.weight": np.ones((ROWS, width), np.float32), "model.layers.0.self_attn.q_proj.weight": np.ones((width, width), np.float32)}
+    weights = {
+        "model.embed_tokens.weight": np.ones((ROWS, width), np.float32),
+        "model.layers.0.self_attn.q_proj.weight": np.ones((width, width), np.float32),
+    }
     write(folder / "model.safetensors", weights)
     (folder / "config.json").write_text(json.dumps({"hidden_size": width, "vocab_size": ROWS, **config}))
     return folder
@@ -46,9 +49,14 @@ def model(folder: Path, width: int = WIDTH, **config: Any) -> Path:
 def adapter(folder: Path, base: str = "base", width: int = WIDTH, b: float = 0.5, **config: Any) -> Path:
     """A LoRA adapter of rank 2 on that module."""
     prefix = "base_model.model.model.layers.0.self_attn.q_proj"
-    tensors = {f"{prefix}.lora_A.weight": np.ones((2, width), np.float32), f"{prefix}.lora_B.weight": np.full((width, 2), b, np.float32)}
+    tensors = {
+        f"{prefix}.lora_A.weight": np.ones((2, width), np.float32),
+        f"{prefix}.lora_B.weight": np.full((width, 2), b, np.float32),
+    }
     write(folder / "adapter_model.safetensors", tensors)
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base, "r": 2, **config}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": base, "r": 2, **config})
+    )
     return folder
 
 
@@ -76,14 +84,19 @@ class TestAdapter:
         check = llmguard.adapter_is_trained
         assert names(check(read_adapter(adapter(tmp_path / "zero", b=0.0)))) == ["error"]
         assert names(check(read_adapter(adapter(tmp_path / "nan", b=float("nan"))))) == ["error"]
-        write(tmp_path / "empty" / "adapter_model.safetensors", {"base_model.model.x.lora_B.weight": np.zeros((0,), np.float32)})
+        write(
+            tmp_path / "empty" / "adapter_model.safetensors",
+            {"base_model.model.x.lora_B.weight": np.zeros((0,), np.float32)},
+        )
         (tmp_path / "empty" / "adapter_config.json").write_text("{}")
         assert names(check(read_adapter(tmp_path / "empty"))) == ["error"]
 
     def test_bfloat16_is_read_without_torch(self, tmp_path: Path) -> None:
         """NaN and zeros are told apart in bfloat16 too."""
         values = {"x.lora_B.weight": np.array([0x3F80, 0x7FC0], np.uint16)}
-        assert not read_header(write(tmp_path / "nan.safetensors", values, "BF16"))["x.lora_B.weight"].is_finite()
+        assert not read_header(write(tmp_path / "nan.safetensors", values, "BF16"))[
+            "x.lora_B.weight"
+        ].is_finite()
         fine = {"x.lora_B.weight": np.array([0x3F80, 0x0000], np.uint16)}
         tensor = read_header(write(tmp_path / "fine.safetensors", fine, "BF16"))["x.lora_B.weight"]
         assert tensor.is_finite()
@@ -93,7 +106,9 @@ class TestAdapter:
         """Another width fails; another name with the same shapes is a warning; a moved folder of the same name is nothing."""
         check = llmguard.adapter_belongs_to_its_base
         assert names(check(read_adapter(adapter(tmp_path / "wide", width=16)), base)) == ["error"]
-        assert names(check(read_adapter(adapter(tmp_path / "other", base="someone/other-model")), base)) == ["warning"]
+        assert names(check(read_adapter(adapter(tmp_path / "other", base="someone/other-model")), base)) == [
+            "warning"
+        ]
         assert not check(read_adapter(adapter(tmp_path / "moved", base="/mnt/elsewhere/base")), base)
 
     def test_missing_and_broken_folders_are_told_with_their_neighbours(self, tmp_path: Path) -> None:
@@ -153,7 +168,9 @@ class TestModel:
     def test_a_missing_folder_is_told_with_its_neighbours(self, tmp_path: Path) -> None:
         """A misspelt path; a hub id that is not here is a note, and nothing is downloaded."""
         model(tmp_path / "qwen-base")
-        found = llmguard.model_path_exists(read_model(str(tmp_path / "qwen-bsae"), str(tmp_path / "qwen-bsae")))
+        found = llmguard.model_path_exists(
+            read_model(str(tmp_path / "qwen-bsae"), str(tmp_path / "qwen-bsae"))
+        )
         assert names(found) == ["error"]
         assert "near it lies qwen-base" in found[0].message
         assert names(llmguard.model_path_exists(read_model("nobody/has-this-model"))) == ["note"]
@@ -170,7 +187,12 @@ class TestModel:
     def test_broken_weights_are_named(self, tmp_path: Path, fault: str) -> None:
         """Cut off, a Git LFS pointer, a link stored as text, nothing at all: told from the header."""
         file = model(tmp_path / "m") / "model.safetensors"
-        content = {"cut": file.read_bytes()[:-4], "pointer": b"version https://git-lfs.github.com/spec/v1\n", "link": b"../x/model.safetensors", "empty": b""}[fault]
+        content = {
+            "cut": file.read_bytes()[:-4],
+            "pointer": b"version https://git-lfs.github.com/spec/v1\n",
+            "link": b"../x/model.safetensors",
+            "empty": b"",
+        }[fault]
         file.write_bytes(content)
         found = llmguard.weights_are_complete(read_model(str(tmp_path / "m")))
         assert names(found) == ["error"]
@@ -180,7 +202,10 @@ class TestModel:
         """The index names two shards, and one is there."""
         folder = model(tmp_path / "m")
         (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-        shards = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors", "lm_head.weight": "model-00002-of-00002.safetensors"}
+        shards = {
+            "model.embed_tokens.weight": "model-00001-of-00002.safetensors",
+            "lm_head.weight": "model-00002-of-00002.safetensors",
+        }
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
         found = llmguard.weights_are_complete(read_model(str(folder)))
         assert [f.severity.value for f in found] == ["error"]
@@ -191,7 +216,9 @@ class TestModel:
         (tmp_path / "config.json").write_text("{}")
         assert names(llmguard.weights_are_complete(read_model(str(tmp_path)))) == ["note"]
 
-    def test_ids_beyond_the_embedding_fail_and_padded_embeddings_pass(self, tmp_path: Path, base: Any) -> None:
+    def test_ids_beyond_the_embedding_fail_and_padded_embeddings_pass(
+        self, tmp_path: Path, base: Any
+    ) -> None:
         """More ids than rows end a run; more rows than ids are usual. A BOS that both name must agree."""
 
         class Tokenizer:

@@ -19,10 +19,25 @@ def problems(file: Path) -> list[str]:
     tree = ast.parse(file.read_text("utf-8"))
     story = ast.get_docstring(tree) or ""
     named = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-    named |= {t.id for n in tree.body if isinstance(n, ast.Assign) for target in n.targets for t in ast.walk(target) if isinstance(t, ast.Name)}
-    lacking = [f"its story has no line `{field}: …`" for field in FIELDS if not re.search(rf"^{field}: \S", story, re.M)]
+    named |= {
+        t.id
+        for n in tree.body
+        if isinstance(n, ast.Assign)
+        for target in n.targets
+        for t in ast.walk(target)
+        if isinstance(t, ast.Name)
+    }
+    lacking = [
+        f"its story has no line `{field}: …`"
+        for field in FIELDS
+        if not re.search(rf"^{field}: \S", story, re.M)
+    ]
     lacking += [f"it has no {name}()" for name in ("broken", "fixed", *TESTS) if name not in named]
-    return lacking + [f"its story names the check {c}, which does not exist" for c in checks_of(story) if c not in catalogue()]
+    return lacking + [
+        f"its story names the check {c}, which does not exist"
+        for c in checks_of(story)
+        if c not in catalogue()
+    ]
 
 
 def checks_of(story: str) -> list[str]:
@@ -48,7 +63,9 @@ def test_a_regression_is_whole(file: Path) -> None:
 def test_what_is_lacking_is_told(tmp_path: Path) -> None:
     """A regression without its parts is told each of them."""
     file = tmp_path / "test_nothing.py"
-    file.write_text('"""A story.\n\nSymptom: it breaks.\nCheck: no_such_check\n"""\n\ndef broken(): ...\n', "utf-8")
+    file.write_text(
+        '"""A story.\n\nSymptom: it breaks.\nCheck: no_such_check\n"""\n\ndef broken(): ...\n', "utf-8"
+    )
     found = problems(file)
     assert len(found) == 4 + 4 + 1
     assert any("no_such_check" in line for line in found)

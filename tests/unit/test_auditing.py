@@ -48,9 +48,17 @@ def check_breaks(rows: Any) -> Yields:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     module = types.ModuleType("toy_checks")
-    module.__dict__.update(rows_are_many=rows_are_many, rows_are_pretty=rows_are_pretty, check_breaks=check_breaks)
+    module.__dict__.update(
+        rows_are_many=rows_are_many, rows_are_pretty=rows_are_pretty, check_breaks=check_breaks
+    )
     monkeypatch.setitem(sys.modules, "toy_checks", module)
-    return Registry([Entry(n, "toy_checks", "data", needs=("rows",), over="rows") for n in ("rows_are_many", "rows_are_pretty", "check_breaks")], installed=False)
+    return Registry(
+        [
+            Entry(n, "toy_checks", "data", needs=("rows",), over="rows")
+            for n in ("rows_are_many", "rows_are_pretty", "check_breaks")
+        ],
+        installed=False,
+    )
 
 
 def session(tmp_path: Path, registry: Registry, more: str = "", rows: int = 2, **options: Any) -> Audit:
@@ -73,15 +81,22 @@ def test_outcomes(tmp_path: Path, registry: Registry) -> None:
 
 def test_strict_makes_warnings_fail(tmp_path: Path, registry: Registry) -> None:
     """With `strict` nothing is only shown."""
-    assert session(tmp_path, registry, strict=True).run(registry.get("rows_are_pretty"), "train").outcome is Outcome.FAILED
+    assert (
+        session(tmp_path, registry, strict=True).run(registry.get("rows_are_pretty"), "train").outcome
+        is Outcome.FAILED
+    )
 
 
 def test_an_acceptance_needs_a_reason_and_ends_by_itself(tmp_path: Path, registry: Registry) -> None:
     """Until its day an accepted finding is told as accepted with the reason; the day after it fails again and says so."""
     accept = '[accept]\nrows_are_many = { reason = "a trial", until = 2027-01-31 }\n'
-    before = session(tmp_path, registry, accept, today=dt.date(2027, 1, 31)).run(registry.get("rows_are_many"), "train")
+    before = session(tmp_path, registry, accept, today=dt.date(2027, 1, 31)).run(
+        registry.get("rows_are_many"), "train"
+    )
     assert (before.outcome, before.reason) == (Outcome.ACCEPTED, "a trial (until 2027-01-31)")
-    after = session(tmp_path, registry, accept, today=dt.date(2027, 2, 1)).run(registry.get("rows_are_many"), "train")
+    after = session(tmp_path, registry, accept, today=dt.date(2027, 2, 1)).run(
+        registry.get("rows_are_many"), "train"
+    )
     assert after.outcome is Outcome.FAILED
     assert "which is over" in after.reason
 
@@ -94,7 +109,9 @@ def test_missing_evidence_is_skipped_with_the_line_to_add(tmp_path: Path, regist
     assert "[data] train" in result.reason
 
 
-def test_evidence_that_cannot_be_had_names_the_check_that_says_why(tmp_path: Path, registry: Registry) -> None:
+def test_evidence_that_cannot_be_had_names_the_check_that_says_why(
+    tmp_path: Path, registry: Registry
+) -> None:
     """A data file that is missing fails one check and skips the others, which point at it."""
     audit_ = session(tmp_path, registry)
     (tmp_path / "train.jsonl").unlink()
@@ -109,7 +126,9 @@ def test_evidence_is_loaded_once(tmp_path: Path, registry: Registry, monkeypatch
 
     reads: list[str] = []
     real = files.read_split
-    monkeypatch.setattr(files, "read_split", lambda project, split: reads.append(split) or real(project, split))
+    monkeypatch.setattr(
+        files, "read_split", lambda project, split: reads.append(split) or real(project, split)
+    )
     audit_ = session(tmp_path, registry)
     for name in ("rows_are_many", "rows_are_pretty"):
         audit_.run(registry.get(name), "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from collections.abc import Iterator
@@ -39,7 +40,9 @@ def rows_are_even(numbers: list[tuple[int, int]]) -> Tally:
 @rows_are_even.explain
 def _odd(tally: Tally) -> Iterator[Finding]:
     if tally["odd"].rows:
-        yield error(Where(row=tally["odd"].examples[0]["row"]), **{**PARTS, "what": f"{tally.rate('odd')} are odd"})
+        yield error(
+            Where(row=tally["odd"].examples[0]["row"]), **{**PARTS, "what": f"{tally.rate('odd')} are odd"}
+        )
 
 
 def test_a_check_yields_findings_and_says_how_much_it_looked_at() -> None:
@@ -74,12 +77,18 @@ def test_require_raises_all_errors_at_once() -> None:
         require([warning(Where(), **PARTS)], strict=True)
 
 
-@given(st.lists(st.integers(0, 9), max_size=40), st.lists(st.integers(0, 40), max_size=4), st.randoms(use_true_random=False))
-def test_map_and_merge_give_the_same_answer_however_the_rows_are_cut(numbers: list[int], cuts: list[int], order: object) -> None:
+@given(
+    st.lists(st.integers(0, 9), max_size=40),
+    st.lists(st.integers(0, 40), max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_map_and_merge_give_the_same_answer_however_the_rows_are_cut(
+    numbers: list[int], cuts: list[int], order: object
+) -> None:
     """One shard, many, in any order, and through pickle: the findings are equal."""
     rows = list(enumerate(numbers))
     edges = [0, *sorted(min(c, len(rows)) for c in cuts), len(rows)]
-    shards = [rows[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    shards = [rows[a:b] for a, b in itertools.pairwise(edges)]
     order.shuffle(shards)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
     partials = [pickle.loads(pickle.dumps(rows_are_even.map(s))) for s in shards]  # noqa: S301  # our own bytes, as between processes
     whole, merged = rows_are_even(rows), rows_are_even.merge(partials)
@@ -97,7 +106,13 @@ def test_a_row_check_without_words_is_a_usage_error() -> None:
 def test_parameters_say_what_is_needed_and_what_is_optional() -> None:
     """Evidence is bound by parameter name; a default makes it optional."""
     assert numbers_are_even.parameters == {"numbers": False}
-    assert llmguard.every_prompt_token_is_masked.parameters == {"encoded": False, "rows": False, "tokenizer": False, "template": True, "train_on": True}
+    assert llmguard.every_prompt_token_is_masked.parameters == {
+        "encoded": False,
+        "rows": False,
+        "tokenizer": False,
+        "template": True,
+        "train_on": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,8 +137,27 @@ def test_the_report_is_strict_json_whatever_the_data_hold() -> None:
     assert report["version"] == 1
     assert set(report["totals"]) == {"passed", "failed", "warned", "skipped", "accepted", "error"}
     assert report["checks"][0]["findings"][0]["bugs"] == ["b"]
-    assert set(report["checks"][0]) >= {"check", "family", "tier", "target", "outcome", "reason", "looked_at", "seconds", "findings"}
-    assert set(report["checks"][0]["findings"][0]) >= {"severity", "message", "where", "expected", "actual", "remedy", "evidence", "bugs"}
+    assert set(report["checks"][0]) >= {
+        "check",
+        "family",
+        "tier",
+        "target",
+        "outcome",
+        "reason",
+        "looked_at",
+        "seconds",
+        "findings",
+    }
+    assert set(report["checks"][0]["findings"][0]) >= {
+        "severity",
+        "message",
+        "where",
+        "expected",
+        "actual",
+        "remedy",
+        "evidence",
+        "bugs",
+    }
 
 
 def test_every_public_name_can_be_imported_and_every_check_by_its_name() -> None:
@@ -148,11 +182,15 @@ def test_the_catalogue_tells_the_truth_about_each_check() -> None:
         assert loaded.name == entry.name
         assert (loaded.__doc__ or "").strip(), entry.name
         required = {n for n, optional in loaded.parameters.items() if not optional}
-        assert required == set(entry.needs), f"{entry.name}: the catalogue says {entry.needs}, the function needs {sorted(required)}"
+        assert required == set(entry.needs), (
+            f"{entry.name}: the catalogue says {entry.needs}, the function needs {sorted(required)}"
+        )
         unknown = set(loaded.parameters) - set(KINDS) - set(SETTINGS)
         assert not unknown, f"{entry.name} takes {unknown}, which is neither evidence nor a setting"
 
 
 def test_severity_is_text_in_json() -> None:
     """Severities and outcomes are plain words for other programs."""
-    assert json.dumps({"s": Severity.ERROR.value, "o": Outcome.PASSED.value}) == '{"s": "error", "o": "passed"}'
+    assert (
+        json.dumps({"s": Severity.ERROR.value, "o": Outcome.PASSED.value}) == '{"s": "error", "o": "passed"}'
+    )

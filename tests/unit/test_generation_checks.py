@@ -35,8 +35,12 @@ def test_prompts_lack_bos_only_where_the_tokenizer_wants_one(tiny: Any) -> None:
 
     backend = type(tiny.backend_tokenizer).from_str(tiny.backend_tokenizer.to_str())
     bos = backend.token_to_id("<|bos|>")
-    backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", bos)])
-    with_bos = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|endoftext|>")
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", bos)]
+    )
+    with_bos = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|endoftext|>"
+    )
     check = llmguard.prompts_start_with_bos
     assert not check(QUESTIONS, with_bos)
     bare = [with_bos(q, add_special_tokens=False)["input_ids"] for q in QUESTIONS]
@@ -47,10 +51,18 @@ def test_prompts_lack_bos_only_where_the_tokenizer_wants_one(tiny: Any) -> None:
 
 def test_a_fixed_block_of_examples_warns_and_drawn_ones_do_not(tiny: Any) -> None:
     """The same examples for all is a warning; examples drawn for each, a shared instruction, and few prompts are not."""
-    shots = [f"Question: How many apples are {i} and {i + 1} apples when they lie in one basket?\nAnswer: There are {2 * i + 1} apples.\n\n" for i in range(24)]
+    shots = [
+        f"Question: How many apples are {i} and {i + 1} apples when they lie in one basket?\nAnswer: There are {2 * i + 1} apples.\n\n"
+        for i in range(24)
+    ]
     fixed = ["".join(shots[:4]) + f"Question: {q}\nAnswer:" for q in QUESTIONS]
     drawn = ["".join(shots[i : i + 4]) + f"Question: {q}\nAnswer:" for i, q in enumerate(QUESTIONS)]
-    told = ["Answer the question of the user in one short sentence: " + "be kind, be brief, be right. " * 10 + f"\n\nQuestion: {q}\nAnswer:" for q in QUESTIONS]
+    told = [
+        "Answer the question of the user in one short sentence: "
+        + "be kind, be brief, be right. " * 10
+        + f"\n\nQuestion: {q}\nAnswer:"
+        for q in QUESTIONS
+    ]
     check = llmguard.few_shot_examples_vary
     assert names(check(fixed, tiny)) == ["warning"]
     assert not check(drawn, tiny)
@@ -60,10 +72,24 @@ def test_a_fixed_block_of_examples_warns_and_drawn_ones_do_not(tiny: Any) -> Non
 
 def test_stripped_thinking_is_a_note(tiny: Any) -> None:
     """A template that drops the thinking of earlier turns does so by design: it is told, and fails nothing."""
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>\nlong thoughts\n</think>\nyes"}]
-    rows = [{"messages": [*turns, turns[0], {"role": "assistant", "content": "<think>\nother thoughts\n</think>\nno"}]}]
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "<think>\nlong thoughts\n</think>\nyes"},
+    ]
+    rows = [
+        {
+            "messages": [
+                *turns,
+                turns[0],
+                {"role": "assistant", "content": "<think>\nother thoughts\n</think>\nno"},
+            ]
+        }
+    ]
     keeping = ChatTemplate(tiny)
-    stripping = ChatTemplate(tiny, "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] if not loop.last else m.content }}{% endfor %}")
+    stripping = ChatTemplate(
+        tiny,
+        "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] if not loop.last else m.content }}{% endfor %}",
+    )
     assert not llmguard.thinking_is_kept_in_every_turn(rows, keeping)
     assert names(llmguard.thinking_is_kept_in_every_turn(rows, stripping)) == ["note"]
 

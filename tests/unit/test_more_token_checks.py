@@ -11,7 +11,13 @@ from llmguard.findings import Findings
 from llmguard.formats import ChatTemplate, text_format
 from llmguard.rows import Columns, as_rows
 
-ROWS = [{"prompt": f"What is the number of apples after {i} days?", "response": f"The answer is {i} apples, no more and no less."} for i in range(12)]
+ROWS = [
+    {
+        "prompt": f"What is the number of apples after {i} days?",
+        "response": f"The answer is {i} apples, no more and no less.",
+    }
+    for i in range(12)
+]
 
 
 def names(found: Findings) -> list[str]:
@@ -56,7 +62,9 @@ class TestTruncation:
         from llmguard import responses_are_not_cut
 
         prompt = len(tiny("### Instruction:\n" + ROWS[0]["prompt"])["input_ids"])
-        found = responses_are_not_cut([encode(tiny, ROWS[0], prompt), *[encode(tiny, r) for r in ROWS[1:]]], ROWS, tiny, alpaca)
+        found = responses_are_not_cut(
+            [encode(tiny, ROWS[0], prompt), *[encode(tiny, r) for r in ROWS[1:]]], ROWS, tiny, alpaca
+        )
         assert names(found) == ["error"]
         assert "lost their whole response" in found[0].message
 
@@ -100,7 +108,11 @@ class TestPacking:
 
     def test_positions_that_restart_tell_documents_apart(self, tiny: Any) -> None:
         """Packing done right passes all three checks."""
-        from llmguard import first_token_of_a_document_is_not_trained, packed_documents_are_told_apart, position_ids_restart_with_each_document
+        from llmguard import (
+            first_token_of_a_document_is_not_trained,
+            packed_documents_are_told_apart,
+            position_ids_restart_with_each_document,
+        )
 
         batch = as_batches([self.packed(tiny, positions=True)])
         assert not packed_documents_are_told_apart(batch, tiny, ROWS)
@@ -121,7 +133,9 @@ class TestPacking:
 
         ids = tiny(f"Hello{tiny.eos_token}Good day to you{tiny.eos_token}")["input_ids"]
         batch = as_batches([{"input_ids": [ids], "labels": [ids]}])
-        assert not packed_documents_are_told_apart(batch, tiny, [{"prompt": "Hello to you all", "response": "Good day to you"}])
+        assert not packed_documents_are_told_apart(
+            batch, tiny, [{"prompt": "Hello to you all", "response": "Good day to you"}]
+        )
 
     def test_wrong_positions_and_trained_starts_fail(self, tiny: Any) -> None:
         """Positions that jump, and a first token that is predicted from another document."""
@@ -136,11 +150,20 @@ class TestPacking:
         """Positions of padding are not judged."""
         from llmguard import position_ids_restart_with_each_document
 
-        batch = as_batches([{"input_ids": [[9, 9, 5, 6]], "attention_mask": [[0, 0, 1, 1]], "position_ids": [[1, 1, 0, 1]]}])
+        batch = as_batches(
+            [{"input_ids": [[9, 9, 5, 6]], "attention_mask": [[0, 0, 1, 1]], "position_ids": [[1, 1, 0, 1]]}]
+        )
         assert not position_ids_restart_with_each_document(batch)
 
 
-PAIRS = [{"prompt": f"Name a fruit, number {i}.", "chosen": f"An apple, {i} times.", "rejected": f"A stone, {i} times."} for i in range(8)]
+PAIRS = [
+    {
+        "prompt": f"Name a fruit, number {i}.",
+        "chosen": f"An apple, {i} times.",
+        "rejected": f"A stone, {i} times.",
+    }
+    for i in range(8)
+]
 
 
 class TestPreference:
@@ -149,13 +172,24 @@ class TestPreference:
     def checks(self, rows: Any) -> dict[str, list[str]]:
         import llmguard
 
-        those = ("chosen_differs_from_rejected", "pairs_share_their_prompt", "pairs_do_not_repeat_their_prompt", "chosen_scores_above_rejected")
+        those = (
+            "chosen_differs_from_rejected",
+            "pairs_share_their_prompt",
+            "pairs_do_not_repeat_their_prompt",
+            "chosen_scores_above_rejected",
+        )
         return {n: found for n in those if (found := names(getattr(llmguard, n)(rows)))}
 
     def test_good_pairs_pass(self) -> None:
         """Pairs with a prompt, and pairs as conversations."""
         assert self.checks(PAIRS) == {}
-        turns = [{s: [{"role": "user", "content": p["prompt"]}, {"role": "assistant", "content": p[s]}] for s in ("chosen", "rejected")} for p in PAIRS]
+        turns = [
+            {
+                s: [{"role": "user", "content": p["prompt"]}, {"role": "assistant", "content": p[s]}]
+                for s in ("chosen", "rejected")
+            }
+            for p in PAIRS
+        ]
         assert self.checks(turns) == {}
 
     def test_rows_that_are_no_pairs_are_not_judged(self) -> None:
@@ -170,9 +204,17 @@ class TestPreference:
         assert self.checks(repeated) == {"pairs_do_not_repeat_their_prompt": ["error"]}
         scored = [{**p, "score_chosen": 1.0, "score_rejected": 4.0} for p in PAIRS]
         assert self.checks(scored) == {"chosen_scores_above_rejected": ["error"]}
-        one = [{**p, "score_chosen": 5.0, "score_rejected": 4.0} for p in PAIRS[1:]] + [{**PAIRS[0], "score_chosen": 1, "score_rejected": 2}]
+        one = [{**p, "score_chosen": 5.0, "score_rejected": 4.0} for p in PAIRS[1:]] + [
+            {**PAIRS[0], "score_chosen": 1, "score_rejected": 2}
+        ]
         assert self.checks(one) == {"chosen_scores_above_rejected": ["warning"]}
-        turns = [{s: [{"role": "user", "content": s}, {"role": "assistant", "content": p[s]}] for s in ("chosen", "rejected")} for p in PAIRS]
+        turns = [
+            {
+                s: [{"role": "user", "content": s}, {"role": "assistant", "content": p[s]}]
+                for s in ("chosen", "rejected")
+            }
+            for p in PAIRS
+        ]
         assert self.checks(turns) == {"pairs_share_their_prompt": ["error"]}
 
     def test_refusals_in_chosen_are_suspected_only(self) -> None:
@@ -186,7 +228,13 @@ class TestPreference:
         """Pairs that are equal up to the limit teach nothing."""
         from llmguard import pairs_differ_within_max_length
 
-        late = [{"prompt": "p", "chosen": "the same start " * 20 + "yes", "rejected": "the same start " * 20 + "no"}]
+        late = [
+            {
+                "prompt": "p",
+                "chosen": "the same start " * 20 + "yes",
+                "rejected": "the same start " * 20 + "no",
+            }
+        ]
         assert names(pairs_differ_within_max_length(late, tiny, 20)) == ["error"]
         assert not pairs_differ_within_max_length(late, tiny, 4096)
 
@@ -224,14 +272,18 @@ class TestSpecialTokens:
         from llmguard import stop_tokens_agree
 
         im_end = tiny.convert_tokens_to_ids("<|im_end|>")
-        assert names(stop_tokens_agree(tiny, {"generation_config": [im_end]}, ChatTemplate(tiny))) == ["warning"]
+        assert names(stop_tokens_agree(tiny, {"generation_config": [im_end]}, ChatTemplate(tiny))) == [
+            "warning"
+        ]
 
     def test_a_doubled_header_is_found(self, tiny: Any) -> None:
         """A generation prompt, and the template again on the response."""
         from llmguard import no_role_header_is_doubled
 
         good = tiny("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n")
-        bad = tiny("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<|im_start|>assistant\nyes<|im_end|>\n")
+        bad = tiny(
+            "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<|im_start|>assistant\nyes<|im_end|>\n"
+        )
         assert not no_role_header_is_doubled([good], tiny)
         assert names(no_role_header_is_doubled([good, bad], tiny)) == ["error"]
 
@@ -245,7 +297,9 @@ class TestSpecialTokens:
         backend = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "answer": 2}, unk_token="[UNK]"))
         backend.pre_tokenizer = pre_tokenizers.Whitespace()
         tok = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
-        assert names(text_has_no_unknown_tokens([{"prompt": "die Antwort", "response": "the answer"}], tok)) == ["error"]
+        assert names(
+            text_has_no_unknown_tokens([{"prompt": "die Antwort", "response": "the answer"}], tok)
+        ) == ["error"]
         assert not text_has_no_unknown_tokens([{"prompt": "the", "response": "the answer"}], tok)
 
     def test_swapped_ids_of_a_known_family_are_found(self) -> None:

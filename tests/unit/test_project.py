@@ -27,12 +27,23 @@ def test_a_minimal_file_is_two_lines(tmp_path: Path) -> None:
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     """Misspelt keys, wrong values and wrong types come as one error that names each of them."""
-    text = '[model]\npth = "x"\nkind = "bas"\n[promt]\n[prompt]\nformat = "zephir"\n[pipeline]\nencode = "nocolon"\nmax_length = "many"\n[accept]\nx = { until = 2027-01-31 }\n'
+    text = (
+        '[model]\npth = "x"\nkind = "bas"\n[promt]\n[prompt]\nformat = "zephir"\n'
+        '[pipeline]\nencode = "nocolon"\nmax_length = "many"\n[accept]\nx = { until = 2027-01-31 }\n'
+    )
     with pytest.raises(ProjectError) as caught:
         load_project(write(tmp_path, text))
     told = str(caught.value)
     assert len(caught.value.problems) == 7
-    for part in ("did you mean `model.path`", "did you mean `prompt`", "did you mean 'zephyr'", "'base' or 'chat'", "module:function", "pipeline.max_length", "accept.x.reason"):
+    for part in (
+        "did you mean `model.path`",
+        "did you mean `prompt`",
+        "did you mean 'zephyr'",
+        "'base' or 'chat'",
+        "module:function",
+        "pipeline.max_length",
+        "accept.x.reason",
+    ):
         assert part in told, part
 
 
@@ -58,7 +69,9 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_model_path_of_the_environment_wins(tmp_path: Path) -> None:
     """MODEL_PATH is where the model is, whatever the file says; the tokenizer follows it."""
-    project = load_project(write(tmp_path, '[model]\npath = "here"\n'), environ={"MODEL_PATH": "/elsewhere/model"})
+    project = load_project(
+        write(tmp_path, '[model]\npath = "here"\n'), environ={"MODEL_PATH": "/elsewhere/model"}
+    )
     assert project.model_path == project.tokenizer_path == "/elsewhere/model"
 
 
@@ -67,7 +80,10 @@ def test_paths_are_resolved_from_the_files_folder(tmp_path: Path, monkeypatch: p
     (tmp_path / "data").mkdir()
     for name in ("b.jsonl", "a.jsonl"):
         (tmp_path / "data" / name).touch()
-    file = write(tmp_path, '[data]\ntrain = "data/*.jsonl"\ntest = ["data/none*.jsonl", "gone.jsonl"]\n[model]\nadapter = "out/adapter"\n')
+    file = write(
+        tmp_path,
+        '[data]\ntrain = "data/*.jsonl"\ntest = ["data/none*.jsonl", "gone.jsonl"]\n[model]\nadapter = "out/adapter"\n',
+    )
     monkeypatch.chdir("/")
     project = load_project(file)
     assert [p.name for p in project.files("train")] == ["a.jsonl", "b.jsonl"]
@@ -88,7 +104,9 @@ def test_pyproject_is_a_project_file_only_with_its_table(tmp_path: Path) -> None
     assert find_project(tmp_path) == tmp_path / "llmguard.toml"
 
 
-@pytest.mark.parametrize(("text", "size"), [("2 GB", 2_000_000_000), ("512 MiB", 536_870_912), ("1000", 1000), ("1.5kb", 1500)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("2 GB", 2_000_000_000), ("512 MiB", 536_870_912), ("1000", 1000), ("1.5kb", 1500)]
+)
 def test_sizes_are_read_in_either_unit(text: str, size: int) -> None:
     """Decimal and binary units, with and without a space."""
     assert parse_size(text) == size

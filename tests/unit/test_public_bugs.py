@@ -18,7 +18,13 @@ from llmguard.formats import ChatTemplate, TextFormat, text_format
 from llmguard.rows import as_rows
 
 Row = dict[str, Any]
-QA = [{"prompt": f"How many apples are {i} and {i + 2} apples?", "response": f"There are {2 * i + 2} apples in all, no more."} for i in range(8)]
+QA = [
+    {
+        "prompt": f"How many apples are {i} and {i + 2} apples?",
+        "response": f"There are {2 * i + 2} apples in all, no more.",
+    }
+    for i in range(8)
+]
 CHATS = [
     {
         "messages": [
@@ -40,7 +46,12 @@ def sound(tok: Any, row: Row) -> Row:
     """Prompt and response tokenised apart, labels on response and EOS."""
     prompt = tok(question(row))["input_ids"]
     response = tok(row["response"] + tok.eos_token, add_special_tokens=False)["input_ids"]
-    return {"input_ids": prompt + response, "labels": [-100] * len(prompt) + response, "attention_mask": [1] * len(prompt + response), "boundary": len(prompt)}
+    return {
+        "input_ids": prompt + response,
+        "labels": [-100] * len(prompt) + response,
+        "attention_mask": [1] * len(prompt + response),
+        "boundary": len(prompt),
+    }
 
 
 def chat(tok: Any, row: Row) -> Row:
@@ -81,16 +92,26 @@ class Bench:
 
     def on_qa(self, name: str, rows: list[Row], template: Any = None, source: Any = None) -> list[str]:
         """A check over question-and-answer rows."""
-        return self.run(name, encoded=as_encoded(rows), rows=as_rows(source or QA), tokenizer=self.tok, template=template or self.alpaca)
+        return self.run(
+            name,
+            encoded=as_encoded(rows),
+            rows=as_rows(source or QA),
+            tokenizer=self.tok,
+            template=template or self.alpaca,
+        )
 
     def on_chats(self, name: str, rows: list[Row]) -> list[str]:
         """A check over conversations."""
-        return self.run(name, encoded=as_encoded(rows), rows=as_rows(CHATS), tokenizer=self.tok, template=self.own)
+        return self.run(
+            name, encoded=as_encoded(rows), rows=as_rows(CHATS), tokenizer=self.tok, template=self.own
+        )
 
     def run(self, name: str, **evidence: Any) -> list[str]:
         """Severities of what a check finds, given the evidence that it takes."""
         check = getattr(llmguard, name)
-        return [f.severity.value for f in check(**{k: v for k, v in evidence.items() if k in check.parameters})]
+        return [
+            f.severity.value for f in check(**{k: v for k, v in evidence.items() if k in check.parameters})
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +136,10 @@ def case(*ids: str) -> Callable[[Callable[[Bench], None]], Callable[[Bench], Non
 def marker_not_found(b: Bench) -> None:
     """A marker with a trailing space is searched as ids; it is nowhere, and every label is -100."""
     marker = b.tok("### Response: ", add_special_tokens=False)["input_ids"]
-    broken = [{**r, "labels": [-100] * len(r["labels"]) if find(r["input_ids"], marker) < 0 else r["labels"]} for r in b.qa]
+    broken = [
+        {**r, "labels": [-100] * len(r["labels"]) if find(r["input_ids"], marker) < 0 else r["labels"]}
+        for r in b.qa
+    ]
     assert all(set(r["labels"]) == {-100} for r in broken)
     assert b.on_qa("every_row_has_a_supervised_token", broken) == ["error"]
     assert b.on_qa("every_row_has_a_supervised_token", b.qa) == []
@@ -126,7 +150,9 @@ def user_text_between_markers(b: Bench) -> None:
     """The first user marker is missed, so that everything up to the second is taken for an answer."""
     broken = []
     for row in b.chats:
-        second = find(row["input_ids"][1:], b.tok("<|im_start|>user", add_special_tokens=False)["input_ids"]) + 1
+        second = (
+            find(row["input_ids"][1:], b.tok("<|im_start|>user", add_special_tokens=False)["input_ids"]) + 1
+        )
         broken.append({**row, "labels": row["input_ids"][:second] + row["labels"][second:]})
     assert all(r["labels"][0] != -100 for r in broken)
     assert b.on_chats("every_prompt_token_is_masked", broken) == ["error"]
@@ -146,16 +172,23 @@ def end_marker_in_pieces(b: Bench) -> None:
 @case("LM-09")
 def boundary_in_a_token(b: Bench) -> None:
     """The prompt's last token and the response's first merge into one, which is masked."""
-    template = TextFormat("table", {"user": "Q: ", "assistant": ""}, {"user": " the answer to th"}, b.tok.eos_token)
+    template = TextFormat(
+        "table", {"user": "Q: ", "assistant": ""}, {"user": " the answer to th"}, b.tok.eos_token
+    )
     rows = [{"prompt": "name it", "response": "e question is the number of apples"}] * 3
     text = "Q: name it the answer to the question is the number of apples" + b.tok.eos_token
     ids = b.tok(text)["input_ids"]
     prompt = b.tok("Q: name it the answer to th")["input_ids"]
     assert ids[: len(prompt)] != prompt
-    cut = next(i for i in range(len(ids)) if len(b.tok.decode(ids[: i + 1])) > len("Q: name it the answer to th"))
+    cut = next(
+        i for i in range(len(ids)) if len(b.tok.decode(ids[: i + 1])) > len("Q: name it the answer to th")
+    )
     masked = {"input_ids": ids, "labels": [-100] * (cut + 1) + ids[cut + 1 :]}
     assert b.on_qa("boundary_falls_between_tokens", [masked] * 3, template, rows) == ["error"]
-    apart = b.tok("Q: name it the answer to th")["input_ids"], b.tok("e question is the number of apples" + b.tok.eos_token)["input_ids"]
+    apart = (
+        b.tok("Q: name it the answer to th")["input_ids"],
+        b.tok("e question is the number of apples" + b.tok.eos_token)["input_ids"],
+    )
     good = {"input_ids": apart[0] + apart[1], "labels": [-100] * len(apart[0]) + apart[1]}
     assert b.on_qa("boundary_falls_between_tokens", [good] * 3, template, rows) == []
 
@@ -186,7 +219,10 @@ def label_at_minus_one(b: Bench) -> None:
 @case("LM-17", "EP-01")
 def terminator_masked(b: Bench) -> None:
     """The end of turn is not tokenizer.eos_token (or is the pad token too), and is left out of the labels."""
-    broken = [{**r, "labels": [-100 if v == b.tok.convert_tokens_to_ids("<|im_end|>") else v for v in r["labels"]]} for r in b.chats]
+    broken = [
+        {**r, "labels": [-100 if v == b.tok.convert_tokens_to_ids("<|im_end|>") else v for v in r["labels"]]}
+        for r in b.chats
+    ]
     assert broken[0]["labels"] != b.chats[0]["labels"]
     assert b.on_chats("terminator_is_trained", broken) == ["error"]
     assert b.on_chats("terminator_is_trained", b.chats) == []
@@ -195,7 +231,7 @@ def terminator_masked(b: Bench) -> None:
 @case("LM-22")
 def labels_shifted_twice(b: Bench) -> None:
     """Labels moved by hand, for a model that moves them itself."""
-    broken = [{**r, "labels": r["labels"][1:] + [-100]} for r in b.qa]
+    broken = [{**r, "labels": [*r["labels"][1:], -100]} for r in b.qa]
     assert b.on_qa("labels_are_not_shifted", broken) == ["error"]
     assert b.on_qa("labels_are_not_shifted", b.qa) == []
 
@@ -214,15 +250,27 @@ def configs_disagree_about_eos(b: Bench) -> None:
     """generation_config stops at the base model's EOS; the trained rows end their turns with another token."""
     evidence = {"tokenizer": b.tok, "template": b.own, "encoded": as_encoded(b.chats), "rows": as_rows(CHATS)}
     im_end = b.tok.convert_tokens_to_ids("<|im_end|>")
-    assert b.run("stop_tokens_agree", stops={"generation_config": [b.tok.eos_token_id]}, **evidence) == ["error"]
-    assert b.run("stop_tokens_agree", stops={"generation_config": [im_end, b.tok.eos_token_id]}, **evidence) == []
+    assert b.run("stop_tokens_agree", stops={"generation_config": [b.tok.eos_token_id]}, **evidence) == [
+        "error"
+    ]
+    assert (
+        b.run("stop_tokens_agree", stops={"generation_config": [im_end, b.tok.eos_token_id]}, **evidence)
+        == []
+    )
 
 
 @case("EP-09")
 def padding_trained(b: Bench) -> None:
     """Labels padded with the pad id."""
     pad = b.tok.pad_token_id
-    broken = [{"input_ids": r["input_ids"] + [pad] * 4, "labels": r["labels"] + [pad] * 4, "attention_mask": r["attention_mask"] + [0] * 4} for r in b.qa]
+    broken = [
+        {
+            "input_ids": r["input_ids"] + [pad] * 4,
+            "labels": r["labels"] + [pad] * 4,
+            "attention_mask": r["attention_mask"] + [0] * 4,
+        }
+        for r in b.qa
+    ]
     good = [{**r, "labels": r["labels"][:-4] + [-100] * 4} for r in broken]
     assert b.run("padding_is_never_trained", encoded=broken) == ["error"]
     assert b.run("padding_is_never_trained", encoded=good) == []
@@ -234,8 +282,12 @@ def with_bos(tok: Any) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     backend = type(tok.backend_tokenizer).from_str(tok.backend_tokenizer.to_str())
-    backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", backend.token_to_id("<|bos|>"))])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|endoftext|>", pad_token="<|pad|>")
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", backend.token_to_id("<|bos|>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|endoftext|>", pad_token="<|pad|>"
+    )
 
 
 @case("BO-01")
@@ -243,7 +295,9 @@ def bos_twice(b: Bench) -> None:
     """The template writes BOS, and the tokenizer adds another."""
     tok = with_bos(b.tok)
     good = [sound(tok, r) for r in QA]
-    broken = [{"input_ids": [tok.bos_token_id, *r["input_ids"]], "labels": [-100, *r["labels"]]} for r in good]
+    broken = [
+        {"input_ids": [tok.bos_token_id, *r["input_ids"]], "labels": [-100, *r["labels"]]} for r in good
+    ]
     assert b.run("every_row_has_one_bos", encoded=broken, tokenizer=tok, rows=QA) == ["error"]
     assert b.run("every_row_has_one_bos", encoded=good, tokenizer=tok, rows=QA) == []
     assert b.run("prompts_have_one_bos", prompts=["<|bos|>Hello there"], tokenizer=tok) == ["error"]
@@ -267,7 +321,9 @@ def bos_at_the_seam(b: Bench) -> None:
     for row in QA:
         prompt, response = tok(question(row))["input_ids"], tok(row["response"] + tok.eos_token)["input_ids"]
         broken.append({"input_ids": prompt + response, "labels": [-100] * (len(prompt) + 1) + response[1:]})
-    assert b.run("every_row_has_one_bos", encoded=broken, tokenizer=tok, rows=QA, template=b.alpaca) == ["error"]
+    assert b.run("every_row_has_one_bos", encoded=broken, tokenizer=tok, rows=QA, template=b.alpaca) == [
+        "error"
+    ]
 
 
 @case("CT-01", "CT-02")
@@ -275,19 +331,44 @@ def template_on_a_base_model(b: Bench) -> None:
     """A prompt builder applies the template that the base tokenizer ships."""
     leaked = [b.own.prompt(as_rows([r]).turns[0]) for r in QA]
     assert all("<|im_start|>" in text for text in leaked)
-    assert b.run("base_prompts_carry_no_template", prompts=leaked, tokenizer=b.tok, kind="base", rows=QA) == ["error"]
-    assert b.run("base_prompts_carry_no_template", prompts=[question(r) for r in QA], tokenizer=b.tok, kind="base", rows=QA) == []
+    assert b.run("base_prompts_carry_no_template", prompts=leaked, tokenizer=b.tok, kind="base", rows=QA) == [
+        "error"
+    ]
+    assert (
+        b.run(
+            "base_prompts_carry_no_template",
+            prompts=[question(r) for r in QA],
+            tokenizer=b.tok,
+            kind="base",
+            rows=QA,
+        )
+        == []
+    )
     assert b.run("base_tokenizer_ships_no_template", tokenizer=b.tok, kind="base") == ["warning"]
 
 
 @case("CT-03", "CT-04", "CT-09", "ST-05")
 def trained_and_asked_in_two_formats(b: Bench) -> None:
     """Training rows in one format; generation builds another, or injects another system line."""
-    asked = {"chatml": [b.own.prompt(as_rows([r]).turns[0]) for r in QA], "system": ["You are kind.\n" + question(r) for r in QA]}
+    asked = {
+        "chatml": [b.own.prompt(as_rows([r]).turns[0]) for r in QA],
+        "system": ["You are kind.\n" + question(r) for r in QA],
+    }
     for texts in asked.values():
-        assert b.run("training_starts_with_the_generation_prompt", encoded=b.qa, prompts=as_prompts(texts, b.tok), tokenizer=b.tok, rows=QA) == ["error"]
+        assert b.run(
+            "training_starts_with_the_generation_prompt",
+            encoded=b.qa,
+            prompts=as_prompts(texts, b.tok),
+            tokenizer=b.tok,
+            rows=QA,
+        ) == ["error"]
     same = as_prompts([question(r) for r in QA], b.tok)
-    assert b.run("training_starts_with_the_generation_prompt", encoded=b.qa, prompts=same, tokenizer=b.tok, rows=QA) == []
+    assert (
+        b.run(
+            "training_starts_with_the_generation_prompt", encoded=b.qa, prompts=same, tokenizer=b.tok, rows=QA
+        )
+        == []
+    )
 
 
 @case("CT-07")
@@ -295,7 +376,16 @@ def thinking_stripped(b: Bench) -> None:
     """A template that keeps what follows </think> in all but the last turn: told as a note, since some do it by design."""
     text = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] if not loop.last else m.content }}{% endfor %}"
     turn = {"role": "user", "content": "q"}
-    rows = [{"messages": [turn, {"role": "assistant", "content": "<think>one</think>a"}, turn, {"role": "assistant", "content": "<think>two</think>b"}]}]
+    rows = [
+        {
+            "messages": [
+                turn,
+                {"role": "assistant", "content": "<think>one</think>a"},
+                turn,
+                {"role": "assistant", "content": "<think>two</think>b"},
+            ]
+        }
+    ]
     assert b.run("thinking_is_kept_in_every_turn", rows=rows, template=ChatTemplate(b.tok, text)) == ["note"]
     assert b.run("thinking_is_kept_in_every_turn", rows=rows, template=b.own) == []
 
@@ -303,9 +393,18 @@ def thinking_stripped(b: Bench) -> None:
 @case("CT-13")
 def chat_model_asked_in_plain_text(b: Bench) -> None:
     """An evaluation flag that is off by default."""
-    assert b.run("chat_prompts_use_the_template", prompts=[r["prompt"] for r in QA], tokenizer=b.tok, kind="chat", template=b.own) == ["error"]
+    assert b.run(
+        "chat_prompts_use_the_template",
+        prompts=[r["prompt"] for r in QA],
+        tokenizer=b.tok,
+        kind="chat",
+        template=b.own,
+    ) == ["error"]
     rendered = [b.own.prompt(as_rows([r]).turns[0]) for r in QA]
-    assert b.run("chat_prompts_use_the_template", prompts=rendered, tokenizer=b.tok, kind="chat", template=b.own) == []
+    assert (
+        b.run("chat_prompts_use_the_template", prompts=rendered, tokenizer=b.tok, kind="chat", template=b.own)
+        == []
+    )
 
 
 def batch(rows: list[Row], pad: int, label: Callable[[list[int], list[int]], list[int]]) -> Any:
@@ -313,7 +412,18 @@ def batch(rows: list[Row], pad: int, label: Callable[[list[int], list[int]], lis
     width = max(len(r["input_ids"]) for r in rows)
     ids = [r["input_ids"] + [pad] * (width - len(r["input_ids"])) for r in rows]
     mask = [[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows]
-    return as_batches([{"input_ids": ids, "attention_mask": mask, "labels": [label(i, r["labels"] + [-100] * (width - len(r["labels"]))) for i, r in zip(ids, rows, strict=True)]}])
+    return as_batches(
+        [
+            {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "labels": [
+                    label(i, r["labels"] + [-100] * (width - len(r["labels"])))
+                    for i, r in zip(ids, rows, strict=True)
+                ],
+            }
+        ]
+    )
 
 
 @case("CO-01")
@@ -322,7 +432,9 @@ def collator_overwrites(b: Bench) -> None:
     pad = b.tok.pad_token_id
     broken = batch(b.qa, pad, lambda ids, _: [-100 if i == pad else i for i in ids])
     assert b.run("collator_keeps_labels", encoded=b.qa, batches=broken) == ["error"]
-    assert b.run("collator_keeps_labels", encoded=b.qa, batches=batch(b.qa, pad, lambda _, labels: labels)) == []
+    assert (
+        b.run("collator_keeps_labels", encoded=b.qa, batches=batch(b.qa, pad, lambda _, labels: labels)) == []
+    )
 
 
 @case("CO-02")
@@ -330,13 +442,17 @@ def columns_dropped(b: Bench) -> None:
     """The labels column is dropped on the way, as remove_unused_columns does for a wrapped model."""
     broken = as_batches([{"input_ids": [r["input_ids"]]} for r in b.qa])
     assert b.run("batches_carry_labels", batches=broken) == ["error"]
-    assert b.run("batches_carry_labels", batches=batch(b.qa, b.tok.pad_token_id, lambda _, labels: labels)) == []
+    assert (
+        b.run("batches_carry_labels", batches=batch(b.qa, b.tok.pad_token_id, lambda _, labels: labels)) == []
+    )
 
 
 @case("ST-01", "ST-03")
 def stale_ids(b: Bench) -> None:
     """The text of some rows is edited, their ids are kept."""
-    edited = [{**r, "response": "Nobody counts apples any more."} if i in (2, 5) else r for i, r in enumerate(QA)]
+    edited = [
+        {**r, "response": "Nobody counts apples any more."} if i in (2, 5) else r for i, r in enumerate(QA)
+    ]
     assert b.on_qa("ids_match_their_text", b.qa, source=edited) == ["error"]
     assert b.on_qa("ids_match_their_text", b.qa) == []
 
@@ -376,7 +492,12 @@ def header_twice(b: Bench) -> None:
     text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     broken = [b.tok(text + "<|im_start|>assistant\nyes, my friend<|im_end|>\n")]
     assert b.run("no_role_header_is_doubled", encoded=broken, tokenizer=b.tok) == ["error"]
-    assert b.run("no_role_header_is_doubled", encoded=[b.tok(text + "yes, my friend<|im_end|>\n")], tokenizer=b.tok) == []
+    assert (
+        b.run(
+            "no_role_header_is_doubled", encoded=[b.tok(text + "yes, my friend<|im_end|>\n")], tokenizer=b.tok
+        )
+        == []
+    )
 
 
 @case("DA-05")
@@ -407,7 +528,7 @@ def length_of_a_mapping(b: Bench) -> None:
 @case("EV-02")
 def answer_in_its_own_prompt(b: Bench) -> None:
     """The few-shot pool is the test split, the item itself included."""
-    broken = [f"{question(QA[i])}{QA[i]['response']}\n\n{question(r)}" for i, r in enumerate(QA)]
+    broken = [f"{question(r)}{r['response']}\n\n{question(r)}" for i, r in enumerate(QA)]
     assert b.run("no_prompt_holds_its_own_answer", prompts=broken, rows=QA, tokenizer=b.tok) == ["error"]
     others = [f"{question(QA[i - 1])}{QA[i - 1]['response']}\n\n{question(r)}" for i, r in enumerate(QA)]
     assert b.run("no_prompt_holds_its_own_answer", prompts=others, rows=QA, tokenizer=b.tok) == []

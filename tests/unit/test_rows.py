@@ -65,11 +65,17 @@ def test_parquet_and_saved_datasets_are_read(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "train.parquet")
     folder = tmp_path / "saved"
     folder.mkdir()
-    with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+    with (
+        pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
     for path in (tmp_path / "train.parquet", folder):
         rows = read_files([path])
-        assert [dict(r) for r in rows] == [{"prompt": "a", "response": "c"}, {"prompt": "b", "response": "d"}], path
+        assert [dict(r) for r in rows] == [
+            {"prompt": "a", "response": "c"},
+            {"prompt": "b", "response": "d"},
+        ], path
         assert rows.columns.prompt == "prompt"
 
 
@@ -84,12 +90,41 @@ def test_a_broken_parquet_file_is_a_problem(tmp_path: Path) -> None:
     ("row", "columns"),
     [
         ({"prompt": "q", "response": "a"}, Columns(prompt="prompt", response="response")),
-        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, Columns(messages="messages")),
-        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, Columns(messages="conversations")),
-        ({"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}, Columns(prompt="prompt", response="completion")),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "model", "content": "a"}]}, Columns(messages="messages")),
-        ({"prompt": "q", "chosen": "a", "rejected": "b"}, Columns(prompt="prompt", chosen="chosen", rejected="rejected")),
-        ({"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "rejected": []}, Columns(chosen="chosen", rejected="rejected")),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+            Columns(messages="messages"),
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+            Columns(messages="conversations"),
+        ),
+        (
+            {
+                "prompt": [{"role": "user", "content": "q"}],
+                "completion": [{"role": "assistant", "content": "a"}],
+            },
+            Columns(prompt="prompt", response="completion"),
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                    {"role": "model", "content": "a"},
+                ]
+            },
+            Columns(messages="messages"),
+        ),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+            Columns(prompt="prompt", chosen="chosen", rejected="rejected"),
+        ),
+        (
+            {
+                "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+                "rejected": [],
+            },
+            Columns(chosen="chosen", rejected="rejected"),
+        ),
     ],
 )
 def test_every_row_shape_gives_the_same_turns(row: dict[str, object], columns: Columns) -> None:
@@ -100,13 +135,19 @@ def test_every_row_shape_gives_the_same_turns(row: dict[str, object], columns: C
 @pytest.mark.parametrize("content", [None, 3, ["x"], {"a": 1}])
 def test_content_that_is_no_text_gives_no_turns(content: object) -> None:
     """A content that is no text makes no turns: a data check says why, nothing is trained on 'None'."""
-    assert turns_of({"messages": [{"role": "user", "content": content}]}, Columns(messages="messages")) is None
+    assert (
+        turns_of({"messages": [{"role": "user", "content": content}]}, Columns(messages="messages")) is None
+    )
 
 
 def test_columns_are_guessed_by_their_usual_names_unless_told() -> None:
     """Without a mapping the usual names are used; a mapping wins."""
     guessed = as_rows([{"instruction": "q", "output": "a"}])
-    assert (guessed.columns.prompt, guessed.columns.response, guessed.columns.guessed) == ("instruction", "output", True)
+    assert (guessed.columns.prompt, guessed.columns.response, guessed.columns.guessed) == (
+        "instruction",
+        "output",
+        True,
+    )
     told = as_rows([{"instruction": "q", "output": "a", "x": "z"}], Columns(prompt="x", response="output"))
     assert told.columns.prompt == "x"
 

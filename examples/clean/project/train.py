@@ -26,9 +26,17 @@ def rows(split):
 def build():
     """The Trainer, ready to train."""
     settings = yaml.safe_load((HERE / "train.yaml").read_text(encoding="utf-8"))
-    arguments = TrainingArguments(**{**settings, "output_dir": str(HERE / settings["output_dir"])}, report_to=[])
+    arguments = TrainingArguments(
+        **{**settings, "output_dir": str(HERE / settings["output_dir"])}, report_to=[]
+    )
     model = AutoModelForCausalLM.from_pretrained(MODEL)
-    return Trainer(model=model, args=arguments, train_dataset=rows("train"), eval_dataset=rows("test"), data_collator=collator())
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows("train"),
+        eval_dataset=rows("test"),
+        data_collator=collator(),
+    )
 
 
 if __name__ == "__main__":

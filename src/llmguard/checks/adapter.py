@@ -12,7 +12,13 @@ from llmguard.evidence.model import ModelFolder
 from llmguard.findings import Where, error, note, warning
 from llmguard.project import Project
 
-__all__ = ["adapter_belongs_to_its_base", "adapter_files_are_whole", "adapter_is_newer_than_its_data", "adapter_is_trained", "adapter_keeps_added_tokens"]
+__all__ = [
+    "adapter_belongs_to_its_base",
+    "adapter_files_are_whole",
+    "adapter_is_newer_than_its_data",
+    "adapter_is_trained",
+    "adapter_keeps_added_tokens",
+]
 
 BYTES_READ = 2**30
 """Weights beyond this size are not read for zeros and NaN at preflight."""
@@ -30,13 +36,24 @@ def adapter_files_are_whole(adapter: Adapter) -> Yields:
             )
             continue
         yield error(
-            Where(file=adapter.name if file == adapter.name else f"{adapter.name}/{file}", key="model.adapter"),
+            Where(
+                file=adapter.name if file == adapter.name else f"{adapter.name}/{file}", key="model.adapter"
+            ),
             what=f"{file} {what}",
             why="evaluation would fail, or silently measure the base model or another run's adapter",
             cause="a wrong path, a run that failed before it saved, or a copy that was cut off",
-            remedy="point `[model] adapter` at the folder that the run saved, and compare its time with the run's",
+            remedy=(
+                "point `[model] adapter` at the folder that the run saved, and compare its time with the "
+                "run's"
+            ),
         )
-    full = [n for n in adapter.tensors if not re.search(r"lora_|ia3|prompt_|modules_to_save|vera_|oft_|hada_|lokr_|boft_|embed|lm_head|base_model", n)]
+    full = [
+        n
+        for n in adapter.tensors
+        if not re.search(
+            r"lora_|ia3|prompt_|modules_to_save|vera_|oft_|hada_|lokr_|boft_|embed|lm_head|base_model", n
+        )
+    ]
     if full and len(full) == len(adapter.tensors):
         yield error(
             Where(file=adapter.name, key="model.adapter"),
@@ -62,7 +79,9 @@ def adapter_is_trained(adapter: Adapter) -> Yields:
             what=f"{len(empty)} of {len(adapter.tensors)} tensors are empty ({empty[0]} …)",
             why="the adapter has no weights there: evaluation equals the base model",
             cause="saved under ZeRO-3 while parameters were partitioned (peft#453)",
-            remedy="gather parameters before saving (stage3_gather_16bit_weights_on_model_save), and save again",
+            remedy=(
+                "gather parameters before saving (stage3_gather_16bit_weights_on_model_save), and save again"
+            ),
         )
     if sum(t.stop - t.start for t in adapter.tensors.values()) > BYTES_READ or not adapter.tensors:
         return len(adapter.tensors)
@@ -72,8 +91,14 @@ def adapter_is_trained(adapter: Adapter) -> Yields:
             where,
             what=f"all {len(zero)} B matrices are zero: the adapter does nothing",
             why="the model with it answers like the base model, token for token",
-            cause="the adapter of a failed run, one saved before its first step, or a wrapped twice model whose trained weights are elsewhere (peft#2115)",
-            remedy="load the adapter of the run that you mean; after training, compare logits with the adapter on and off",
+            cause=(
+                "the adapter of a failed run, one saved before its first step, or a wrapped twice model "
+                "whose trained weights are elsewhere (peft#2115)"
+            ),
+            remedy=(
+                "load the adapter of the run that you mean; after training, compare logits with the "
+                "adapter on and off"
+            ),
             expected="at least one B matrix that is not zero",
             actual="all zero",
         )
@@ -81,7 +106,9 @@ def adapter_is_trained(adapter: Adapter) -> Yields:
     if broken:
         yield error(
             where,
-            what=f"{len(broken)} of {len(adapter.tensors)} tensors hold NaN or infinite values ({broken[0]} …)",
+            what=(
+                f"{len(broken)} of {len(adapter.tensors)} tensors hold NaN or infinite values ({broken[0]} …)"
+            ),
             why="every output of the model is NaN, or the first token of its vocabulary",
             cause="a loss that became NaN (logged as 0.0) before the adapter was saved",
             remedy="do not use it; look for the step at which the loss became NaN",
@@ -97,7 +124,10 @@ def adapter_belongs_to_its_base(adapter: Adapter, model: ModelFolder) -> Yields:
     if wrong:
         yield error(
             where,
-            what=f"{wrong}; the adapter says that it was trained on {adapter.base!r}, the project's model is {model.name!r}",
+            what=(
+                f"{wrong}; the adapter says that it was trained on {adapter.base!r}, the project's model "
+                f"is {model.name!r}"
+            ),
             why="the adapter cannot be applied to this model, or only in part and without a word",
             cause="the adapter of another base model",
             remedy="name the base that it was trained on, or the adapter of this base",
@@ -107,8 +137,14 @@ def adapter_belongs_to_its_base(adapter: Adapter, model: ModelFolder) -> Yields:
     elif adapter.base and not _same_name(adapter.base, model):
         yield (warning if model.tensors else note)(
             where,
-            what=f"the adapter says that it was trained on {adapter.base!r}, the project's model is {model.name!r}; the shapes agree",
-            why="an adapter on another base of the same shape (base and instruct, stage 0 and stage 2) runs, and means nothing",
+            what=(
+                f"the adapter says that it was trained on {adapter.base!r}, the project's model is "
+                f"{model.name!r}; the shapes agree"
+            ),
+            why=(
+                "an adapter on another base of the same shape (base and instruct, stage 0 and stage 2) "
+                "runs, and means nothing"
+            ),
             cause="a base of another stage or sibling, or a renamed folder",
             remedy="check that both are the same weights; if so, set base_model_name_or_path",
             expected=model.name,
@@ -119,8 +155,14 @@ def adapter_belongs_to_its_base(adapter: Adapter, model: ModelFolder) -> Yields:
 
 def _same_name(base: str, model: ModelFolder) -> bool:
     told = {Path(base).name.lower(), base.lower()}
-    here = {Path(model.name).name.lower(), model.name.lower(), str(model.config.get("_name_or_path", "")).lower()}
-    same_place = model.path is not None and Path(base).exists() and Path(base).resolve() == model.path.resolve()
+    here = {
+        Path(model.name).name.lower(),
+        model.name.lower(),
+        str(model.config.get("_name_or_path", "")).lower(),
+    }
+    same_place = (
+        model.path is not None and Path(base).exists() and Path(base).resolve() == model.path.resolve()
+    )
     return same_place or bool(told & here)
 
 
@@ -140,7 +182,12 @@ def _wrong_shapes(adapter: Adapter, model: ModelFolder) -> str:
             if (a and a[-1] not in (rows, columns)) or (b and b[0] not in (rows, columns)):
                 return f"{module} is {rows} x {columns} in this model, and the adapter's matrices are A {a} and B {b}"
         return ""
-    widths = {s["lora_A"][-1] for m, s in modules.items() if "lora_A" in s and m.endswith(("q_proj", "k_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj"))}
+    widths = {
+        s["lora_A"][-1]
+        for m, s in modules.items()
+        if "lora_A" in s
+        and m.endswith(("q_proj", "k_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj"))
+    }
     if model.width and widths and model.width not in widths:
         return f"the adapter's attention modules are {min(widths)} wide, this model {model.width}"
     return ""
@@ -175,13 +222,21 @@ def adapter_keeps_added_tokens(adapter: Adapter, model: ModelFolder, tokenizer: 
     """
     rows = model.embedding_rows
     added = len(tokenizer) - rows if rows is not None else 0
-    saved = any("embed_tokens" in n or "wte" in n or "embed_in" in n or "lm_head" in n for n in adapter.tensors)
+    saved = any(
+        "embed_tokens" in n or "wte" in n or "embed_in" in n or "lm_head" in n for n in adapter.tensors
+    )
     told = adapter.config.get("modules_to_save") or adapter.config.get("trainable_token_indices")
     if added > 0 and not (saved or told):
         yield error(
             Where(file=adapter.name, key="modules_to_save"),
-            what=f"the tokenizer has {added} more tokens than the base has embedding rows ({len(tokenizer):,} against {rows:,}), and the adapter saves no embedding",
-            why="the new rows are made anew, at random, whenever the model is loaded: special tokens behave at random",
+            what=(
+                f"the tokenizer has {added} more tokens than the base has embedding rows "
+                f"({len(tokenizer):,} against {rows:,}), and the adapter saves no embedding"
+            ),
+            why=(
+                "the new rows are made anew, at random, whenever the model is loaded: special tokens "
+                "behave at random"
+            ),
             cause="resize_token_embeddings without modules_to_save",
             remedy='add "embed_tokens" and "lm_head" to modules_to_save (or trainable_token_indices), and train again',
         )

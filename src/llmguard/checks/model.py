@@ -27,7 +27,10 @@ def model_path_exists(model: ModelFolder) -> Yields:
     elif model.path is None:
         yield note(
             Where(what=model.name, key="model.path"),
-            what="this hub id is not in the local cache: nothing of the model can be checked here, and nothing was downloaded",
+            what=(
+                "this hub id is not in the local cache: nothing of the model can be checked here, and "
+                "nothing was downloaded"
+            ),
             remedy="download it first, or name a folder",
         )
     return 1
@@ -57,7 +60,9 @@ def weights_are_complete(model: ModelFolder) -> Yields:
             remedy="download this file again and compare its size",
         )
     if model.path is not None and not model.has_weights and not model.problems:
-        yield note(Where(file=model.name), what="the folder holds no weights; nothing that needs them is checked")
+        yield note(
+            Where(file=model.name), what="the folder holds no weights; nothing that needs them is checked"
+        )
     return len(model.tensors) + len(model.other_weights)
 
 
@@ -75,7 +80,10 @@ def tokenizer_belongs_to_the_model(tokenizer: Any, model: ModelFolder) -> Yields
         beyond = sorted((i, t) for t, i in tokenizer.get_vocab().items() if i >= rows)
         yield error(
             Where(what=model.name, key="vocab_size"),
-            what=f"{len(beyond):,} tokens of the tokenizer have ids beyond the model's {rows:,} embedding rows ({beyond[0][1]!r} is {beyond[0][0]} …)",
+            what=(
+                f"{len(beyond):,} tokens of the tokenizer have ids beyond the model's {rows:,} embedding "
+                f"rows ({beyond[0][1]!r} is {beyond[0][0]} …)"
+            ),
             why="such an id ends the run with a device-side assert that names neither row nor token",
             cause="the tokenizer of another model, or tokens added without resize_token_embeddings",
             remedy="use the model's own tokenizer, or resize the embeddings and train the new rows",
@@ -86,7 +94,10 @@ def tokenizer_belongs_to_the_model(tokenizer: Any, model: ModelFolder) -> Yields
     if isinstance(told, int) and tokenizer.bos_token_id is not None and told != tokenizer.bos_token_id:
         yield error(
             Where(file=f"{model.name}/config.json", key="bos_token_id"),
-            what=f"the model's BOS is {told}, the tokenizer's {tokenizer.bos_token_id} ({tokenizer.bos_token!r})",
+            what=(
+                f"the model's BOS is {told}, the tokenizer's {tokenizer.bos_token_id} "
+                f"({tokenizer.bos_token!r})"
+            ),
             why="rows start with a token that the model was not trained to start with",
             cause="the tokenizer of another model",
             remedy="use the model's own tokenizer",

@@ -14,7 +14,11 @@ from llmguard.findings import Finding, error
 from llmguard.packing import document_starts
 from llmguard.tally import Tally
 
-__all__ = ["first_token_of_a_document_is_not_trained", "packed_documents_are_told_apart", "position_ids_restart_with_each_document"]
+__all__ = [
+    "first_token_of_a_document_is_not_trained",
+    "packed_documents_are_told_apart",
+    "position_ids_restart_with_each_document",
+]
 
 
 def _padded(packed: Any) -> Encoded:
@@ -33,7 +37,9 @@ def _seams(encoded: Encoded, tokenizer: Any) -> Any:
 
 
 @row_check
-def packed_documents_are_told_apart(batches: Any, tokenizer: Any, rows: Any = None, train_on: str = "responses") -> Tally:
+def packed_documents_are_told_apart(
+    batches: Any, tokenizer: Any, rows: Any = None, train_on: str = "responses"
+) -> Tally:
     """Rows of a batch that hold several documents say where each starts (`position_ids` that restart, `seq_lengths`, `cu_seq_lens`).
 
     Counts documents by EOS tokens with supervised text on both sides, and only when most rows are so: one conversation of
@@ -47,7 +53,11 @@ def packed_documents_are_told_apart(batches: Any, tokenizer: Any, rows: Any = No
     starts = document_starts(after)
     told = starts is not None and len(starts) > len(after)
     long_rows = several & _equal_lengths(after)
-    bad = long_rows if not told and rows is not None and _holds_several(after, rows, tokenizer, several) else np.zeros_like(several)
+    bad = (
+        long_rows
+        if not told and rows is not None and _holds_several(after, rows, tokenizer, several)
+        else np.zeros_like(several)
+    )
     return masks_tally(after, len(after), mixed=row_hits(after, None, bad))
 
 
@@ -63,7 +73,11 @@ def _holds_several(encoded: Encoded, rows: Any, tokenizer: Any, several: Any) ->
     from llmguard.vocabulary import vocabulary_of
 
     source, vocabulary = as_rows(rows), vocabulary_of(tokenizer)
-    starts = {vocabulary.text_as_bytes(t[0].content.strip())[:60] for t in source.turns[:2000] if t and len(t[0].content.strip()) >= 12}
+    starts = {
+        vocabulary.text_as_bytes(t[0].content.strip())[:60]
+        for t in source.turns[:2000]
+        if t and len(t[0].content.strip()) >= 12
+    }
     for row in np.flatnonzero(several)[:4].tolist():
         text = vocabulary.bytes_of(encoded.input_ids[row])
         if sum(s in text for s in starts) > 1:
@@ -76,10 +90,19 @@ def _mixed(tally: Tally) -> Iterator[Finding]:
     if tally["mixed"].rows:
         yield error(
             first_where(tally["mixed"]),
-            what=f"{tally.rate('mixed')} of the batches hold several documents and nothing that tells them apart",
-            why="with a plain causal mask each document attends to those before it: the model is trained on answers to other questions",
+            what=(
+                f"{tally.rate('mixed')} of the batches hold several documents and nothing that tells them "
+                "apart"
+            ),
+            why=(
+                "with a plain causal mask each document attends to those before it: the model is trained "
+                "on answers to other questions"
+            ),
             cause="rows concatenated up to max_length without position_ids or a block-diagonal mask",
-            remedy="use packing that emits position_ids restarting with each document and a kernel that honours them (flash attention varlen), or do not pack",
+            remedy=(
+                "use packing that emits position_ids restarting with each document and a kernel that "
+                "honours them (flash attention varlen), or do not pack"
+            ),
             evidence=evidence_of(tally["mixed"]),
         )
 
@@ -103,7 +126,10 @@ def _wrong_positions(tally: Tally) -> Iterator[Finding]:
     if tally["wrong"].rows:
         yield error(
             first_where(tally["wrong"]),
-            what=f"{tally.rate('wrong')} have position_ids that neither count on nor restart ({tally['wrong'].things:,} places)",
+            what=(
+                f"{tally.rate('wrong')} have position_ids that neither count on nor restart "
+                f"({tally['wrong'].things:,} places)"
+            ),
             why="the model meets documents at positions where it never sees them when it generates",
             cause="position_ids counted over the packed row, or padded with another value than 0",
             remedy="restart position_ids at 0 with each document",
@@ -130,7 +156,10 @@ def _trained_starts(tally: Tally) -> Iterator[Finding]:
         yield error(
             first_where(tally["first"]),
             what=f"{tally.rate('first')} train the first token of {tally['first'].things:,} packed documents",
-            why="labels are shifted by one inside the model: this token is predicted from the last token of another document",
+            why=(
+                "labels are shifted by one inside the model: this token is predicted from the last token "
+                "of another document"
+            ),
             cause="documents were concatenated with all of their labels",
             remedy="set the label of each document's first token to -100",
             evidence=evidence_of(tally["first"]),

@@ -11,14 +11,24 @@ from llmguard.findings import Where, error, warning
 from llmguard.rows import Rows, Turn, as_rows, turns_of
 from llmguard.vocabulary import vocabulary_of
 
-__all__ = ["chosen_differs_from_rejected", "chosen_scores_above_rejected", "pair_responses_hold_no_control_tokens", "pairs_differ_within_max_length", "pairs_do_not_repeat_their_prompt", "pairs_share_their_prompt"]
+__all__ = [
+    "chosen_differs_from_rejected",
+    "chosen_scores_above_rejected",
+    "pair_responses_hold_no_control_tokens",
+    "pairs_differ_within_max_length",
+    "pairs_do_not_repeat_their_prompt",
+    "pairs_share_their_prompt",
+]
 
 
 def _pairs(rows: Rows) -> list[tuple[int, tuple[Turn, ...], tuple[Turn, ...]]]:
     """(row, chosen turns, rejected turns), prompts included where the row has one."""
     if not rows.columns.preference:
         return []
-    both = [(i, turns_of(r, rows.columns, "chosen"), turns_of(r, rows.columns, "rejected")) for i, r in enumerate(rows.records)]
+    both = [
+        (i, turns_of(r, rows.columns, "chosen"), turns_of(r, rows.columns, "rejected"))
+        for i, r in enumerate(rows.records)
+    ]
     return [(i, c, r) for i, c, r in both if c and r]
 
 
@@ -36,7 +46,9 @@ def chosen_differs_from_rejected(rows: Any) -> Yields:
         yield error(
             _some(source, bad),
             what=f"{len(bad):,} of {len(pairs):,} pairs have the same chosen and rejected response",
-            why="their loss is ln 2 = 0.6931 whatever the model does: no gradient, and the rewards look stuck",
+            why=(
+                "their loss is ln 2 = 0.6931 whatever the model does: no gradient, and the rewards look stuck"
+            ),
             cause="both columns were filled from one, or ties were kept",
             remedy="drop ties",
             evidence={"rows": bad[:5]},
@@ -49,7 +61,11 @@ def pairs_share_their_prompt(rows: Any) -> Yields:
     """Where chosen and rejected are whole conversations, they ask the same: every turn before the last is equal."""
     source = as_rows(rows)
     pairs = _pairs(source)
-    bad = [i for i, c, r in pairs if [(t.role, t.content) for t in c[:-1]] != [(t.role, t.content) for t in r[:-1]]]
+    bad = [
+        i
+        for i, c, r in pairs
+        if [(t.role, t.content) for t in c[:-1]] != [(t.role, t.content) for t in r[:-1]]
+    ]
     if bad:
         yield error(
             _some(source, bad),
@@ -67,7 +83,9 @@ def pairs_do_not_repeat_their_prompt(rows: Any) -> Yields:
     """A response does not start with the prompt that it answers (TRL would render the prompt twice)."""
     source = as_rows(rows)
     pairs = [(i, c, r) for i, c, r in _pairs(source) if len(c) > 1 and len(c[-2].content.strip()) >= 12]
-    bad = [i for i, c, r in pairs if any(t[-1].content.strip().startswith(t[-2].content.strip()) for t in (c, r))]
+    bad = [
+        i for i, c, r in pairs if any(t[-1].content.strip().startswith(t[-2].content.strip()) for t in (c, r))
+    ]
     if len(bad) * 10 > len(pairs):
         yield error(
             _some(source, bad),
@@ -87,11 +105,18 @@ def pairs_differ_within_max_length(rows: Any, tokenizer: Any, max_length: int) -
     pairs = _pairs(source)[:2000]
     texts = ["\n".join(t.content for t in turns) for _, c, r in pairs for turns in (c, r)]
     ids = tokenizer(texts)["input_ids"] if texts else []
-    bad = [p[0] for n, p in enumerate(pairs) if ids[2 * n][:max_length] == ids[2 * n + 1][:max_length] and ids[2 * n] != ids[2 * n + 1]]
+    bad = [
+        p[0]
+        for n, p in enumerate(pairs)
+        if ids[2 * n][:max_length] == ids[2 * n + 1][:max_length] and ids[2 * n] != ids[2 * n + 1]
+    ]
     if bad:
         yield error(
             _some(source, bad),
-            what=f"{len(bad):,} of {len(pairs):,} pairs are equal in their first {max_length} tokens: truncation takes the difference away",
+            what=(
+                f"{len(bad):,} of {len(pairs):,} pairs are equal in their first {max_length} tokens: "
+                "truncation takes the difference away"
+            ),
             why="such pairs teach nothing, and their loss stays at ln 2",
             cause="prompts, or a common start of both answers, that fill max_length",
             remedy="raise max_length, or drop these pairs",
@@ -102,19 +127,28 @@ def pairs_differ_within_max_length(rows: Any, tokenizer: Any, max_length: int) -
 
 @check
 def chosen_scores_above_rejected(rows: Any) -> Yields:
-    """Where pairs carry scores (`score_chosen`, `score_rejected`), chosen has the higher one; without scores, swapped columns are suspected by statistics.
+    """Where pairs carry scores (`score_chosen`, `score_rejected`), chosen has the higher one.
+
+    Without scores, swapped columns are suspected by statistics.
 
     The suspicion (a warning): chosen responses are refusals or empty far more often than rejected ones.
     """
     source = as_rows(rows)
     pairs = _pairs(source)
-    scored = [(i, r["score_chosen"], r["score_rejected"]) for i, r in enumerate(source.records) if _number(r.get("score_chosen")) and _number(r.get("score_rejected"))]
+    scored = [
+        (i, r["score_chosen"], r["score_rejected"])
+        for i, r in enumerate(source.records)
+        if _number(r.get("score_chosen")) and _number(r.get("score_rejected"))
+    ]
     bad = [i for i, chosen, rejected in scored if chosen < rejected]
     if bad:
         many = len(bad) * 2 > len(scored)
         yield (error if many else warning)(
             _some(source, bad),
-            what=f"{len(bad):,} of {len(scored):,} scored pairs have a lower score for chosen than for rejected",
+            what=(
+                f"{len(bad):,} of {len(scored):,} scored pairs have a lower score for chosen than for "
+                "rejected"
+            ),
             why="trained so, the model learns to prefer the worse answer",
             cause="the two columns are swapped" if many else "scores and choice come from different judges",
             remedy="swap the columns" if many else "drop the pairs whose score contradicts the choice",
@@ -137,7 +171,10 @@ def _suspected(rows: Rows, pairs: list[tuple[int, tuple[Turn, ...], tuple[Turn, 
         row = pairs[int(np.argmax(chosen & ~rejected))][0]
         yield warning(
             rows.where(row),
-            what=f"in {only_chosen:,} of {len(pairs):,} pairs chosen alone is empty, a refusal or a fragment; rejected alone in {only_rejected:,}",
+            what=(
+                f"in {only_chosen:,} of {len(pairs):,} pairs chosen alone is empty, a refusal or a "
+                f"fragment; rejected alone in {only_rejected:,}"
+            ),
             why="if the columns are swapped, the model is trained to prefer the worse answer",
             cause="chosen and rejected were swapped when the data were written",
             remedy="read ten pairs; swap the columns if they are",
@@ -147,7 +184,9 @@ def _suspected(rows: Rows, pairs: list[tuple[int, tuple[Turn, ...], tuple[Turn, 
 
 def _poor(text: str) -> bool:
     said = text.strip().lower()
-    return len(said) < 3 or said.startswith(("i'm sorry, but i can", "i am sorry, but i can", "i cannot ", "i can't ", "as an ai"))
+    return len(said) < 3 or said.startswith(
+        ("i'm sorry, but i can", "i am sorry, but i can", "i cannot ", "i can't ", "as an ai")
+    )
 
 
 @check
@@ -163,8 +202,14 @@ def pair_responses_hold_no_control_tokens(rows: Any, tokenizer: Any) -> Yields:
     if len(set(bad)) * 2 > len(pairs):
         yield error(
             _some(source, bad),
-            what=f"{len(set(bad)):,} of {len(pairs):,} pairs hold control tokens of a template in their responses",
-            why="the trainer renders the template itself: turns and BOS come twice, in the middle of a sequence",
+            what=(
+                f"{len(set(bad)):,} of {len(pairs):,} pairs hold control tokens of a template in their "
+                "responses"
+            ),
+            why=(
+                "the trainer renders the template itself: turns and BOS come twice, in the middle of a "
+                "sequence"
+            ),
             cause="the data were rendered before they were stored",
             remedy="store plain responses and let the trainer render them",
             evidence={"rows": sorted(set(bad))[:5]},

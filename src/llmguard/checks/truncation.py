@@ -38,7 +38,10 @@ def responses_are_not_cut(encoded: Any, rows: Any, tokenizer: Any, template: Any
     lengths = found.input_ids.lengths
     judged = int(alignment.matched.sum())
     return masks_tally(
-        found, judged, gone=row_hits(found, source, gone, alignment, length=lengths), cut=row_hits(found, source, cut & ~gone, alignment, length=lengths)
+        found,
+        judged,
+        gone=row_hits(found, source, gone, alignment, length=lengths),
+        cut=row_hits(found, source, cut & ~gone, alignment, length=lengths),
     )
 
 
@@ -48,7 +51,10 @@ def _cut_responses(tally: Tally) -> Iterator[Finding]:
     if gone.rows:
         yield error(
             first_where(gone),
-            what=f"{tally.rate('gone')} have lost their whole response to truncation (cut to {gone.examples[0].get('length')} tokens; {names_of(gone)})",
+            what=(
+                f"{tally.rate('gone')} have lost their whole response to truncation (cut to "
+                f"{gone.examples[0].get('length')} tokens; {names_of(gone)})"
+            ),
             why="nothing of them is trained; a batch of such rows has the loss NaN, logged as 0.0",
             cause="prompts alone reach max_length, and truncation takes from the right",
             remedy="raise max_length, truncate the prompt from the left, or drop these rows and count them",
@@ -58,9 +64,14 @@ def _cut_responses(tally: Tally) -> Iterator[Finding]:
         many = cut.rows > MANY * max(tally.looked_at, 1)
         yield (error if many else warning)(
             first_where(cut),
-            what=f"{tally.rate('cut')} have their response cut off, and with it the terminator (cut to {cut.examples[0].get('length')} tokens; {names_of(cut)})",
+            what=(
+                f"{tally.rate('cut')} have their response cut off, and with it the terminator (cut to "
+                f"{cut.examples[0].get('length')} tokens; {names_of(cut)})"
+            ),
             why="the model learns answers that end in mid-sentence, and not how to stop",
-            cause="max_length is below the length of the rows (a default of 256, 512 or 1024 that nobody chose)",
+            cause=(
+                "max_length is below the length of the rows (a default of 256, 512 or 1024 that nobody chose)"
+            ),
             remedy="raise max_length, or drop the longest rows and count them",
             evidence=evidence_of(cut),
         )
@@ -75,12 +86,20 @@ def rows_fit_max_length(rows: Any, tokenizer: Any, template: Any, max_length: in
     source = as_rows(rows)
     if template is None or not template.declared:
         return 0
-    texts = [(r, "".join(p.text for p in template.pieces(t)), template.prompt(t)) for r, t in enumerate(source.turns[:2000]) if t]
+    texts = [
+        (r, "".join(p.text for p in template.pieces(t)), template.prompt(t))
+        for r, t in enumerate(source.turns[:2000])
+        if t
+    ]
     if not texts:
         return 0
     special = template.add_special_tokens
-    whole = np.array([len(i) for i in tokenizer([t for _, t, _ in texts], add_special_tokens=special)["input_ids"]])
-    asked = np.array([len(i) for i in tokenizer([p for _, _, p in texts], add_special_tokens=special)["input_ids"]])
+    whole = np.array(
+        [len(i) for i in tokenizer([t for _, t, _ in texts], add_special_tokens=special)["input_ids"]]
+    )
+    asked = np.array(
+        [len(i) for i in tokenizer([p for _, _, p in texts], add_special_tokens=special)["input_ids"]]
+    )
     long, gone = whole > max_length, asked >= max_length
     if long.any():
         severe = bool(gone.any()) or long.mean() > MANY
@@ -88,13 +107,25 @@ def rows_fit_max_length(rows: Any, tokenizer: Any, template: Any, max_length: in
         quantiles = ", ".join(f"{q:.0%} of rows up to {int(np.quantile(whole, q))}" for q in (0.5, 0.9, 0.99))
         yield (error if severe else warning)(
             source.where(texts[worst][0]),
-            what=f"{int(long.sum()):,} of {len(texts):,} rows are longer than max_length = {max_length} ({int(gone.sum()):,} of them lose their whole response); {quantiles}, the longest {int(whole.max())} tokens",
+            what=(
+                f"{int(long.sum()):,} of {len(texts):,} rows are longer than max_length = {max_length} "
+                f"({int(gone.sum()):,} of them lose their whole response); {quantiles}, the longest "
+                f"{int(whole.max())} tokens"
+            ),
             why="what is beyond max_length is cut: answers end in mid-sentence and without terminator",
             cause="a max_length that was not chosen from the data",
-            remedy=f"set max_length to {int(np.quantile(whole, 0.99))} or more, or drop the longest rows and count them",
+            remedy=(
+                f"set max_length to {int(np.quantile(whole, 0.99))} or more, or drop the longest rows and "
+                "count them"
+            ),
             expected=f"at most {max_length} tokens",
             actual=f"up to {int(whole.max())}",
-            evidence={"rows": [texts[i][0] for i in np.flatnonzero(long)[:5]], "longer": int(long.sum()), "lost": int(gone.sum()), "shortest": int(whole.min())},
+            evidence={
+                "rows": [texts[i][0] for i in np.flatnonzero(long)[:5]],
+                "longer": int(long.sum()),
+                "lost": int(gone.sum()),
+                "shortest": int(whole.min()),
+            },
         )
     return len(texts)
 
@@ -104,14 +135,20 @@ def prompts_leave_room_for_an_answer(prompts: Prompts | Any, tokenizer: Any, con
     """Generation prompts are not empty, and fit the model's context with room for an answer."""
     found = as_prompts(prompts, tokenizer)
     lengths = found.input_ids.lengths
-    for bad, what in ((lengths == 0, "are empty"), (lengths >= context, f"fill the model's context of {context} tokens")):
+    for bad, what in (
+        (lengths == 0, "are empty"),
+        (lengths >= context, f"fill the model's context of {context} tokens"),
+    ):
         if bad.any():
             row = int(np.argmax(bad))
             yield error(
                 Where(what=f"prompts of {found.made_by}", row=int(found.source[row])),
                 what=f"{int(bad.sum()):,} of {len(found):,} prompts {what} ({int(lengths[row])} tokens)",
                 why="the model answers nothing, or something else than it was asked",
-                cause="a builder that reads another column, or truncation from the right that leaves the instruction out",
+                cause=(
+                    "a builder that reads another column, or truncation from the right that leaves the "
+                    "instruction out"
+                ),
                 remedy="look at the prompts with their ids; shorten the few-shot part",
                 evidence={"rows": found.source[np.flatnonzero(bad)[:5]].tolist()},
             )

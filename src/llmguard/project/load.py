@@ -38,7 +38,9 @@ def is_project_file(path: Path) -> bool:
     if path.name != "pyproject.toml":
         return path.name == FILE_NAME
     try:
-        return any(line.lstrip().startswith("[tool.llmguard") for line in path.read_text("utf-8").splitlines())
+        return any(
+            line.lstrip().startswith("[tool.llmguard") for line in path.read_text("utf-8").splitlines()
+        )
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -74,7 +76,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _problem(problem: Any) -> str:
-    path = tuple(p for p in problem["loc"] if p not in ("FormatTable", "function-before[_one_or_many(), list[str]]"))
+    path = tuple(
+        p for p in problem["loc"] if p not in ("FormatTable", "function-before[_one_or_many(), list[str]]")
+    )
     key = ".".join(str(p) for p in path)
     if problem["type"] == "extra_forbidden":
         return f"unknown key `{key}`{_did_you_mean(path)}"

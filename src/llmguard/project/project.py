@@ -50,7 +50,7 @@ class Project:
         found: list[Path] = []
         for pattern in getattr(self.schema.data, split):
             path = self.path(pattern)
-            matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(str(path)) else []
+            matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(str(path)) else []  # noqa: PTH207  # absolute patterns
             found += [Path(m) for m in matches] or [path]
         return list(dict.fromkeys(found))
 
@@ -91,7 +91,11 @@ class Project:
     def replaced(self, **tables: Any) -> Project:
         """The project with some values of `[model]` replaced (command line options that win over the file)."""
         model = self.schema.model.model_copy(update=tables)
-        return replace(self, schema=self.schema.model_copy(update={"model": model}), model_override=tables.get("path", self.model_override))
+        return replace(
+            self,
+            schema=self.schema.model_copy(update={"model": model}),
+            model_override=tables.get("path", self.model_override),
+        )
 
 
 def looks_like_path(text: str) -> bool:

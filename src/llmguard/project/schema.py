@@ -63,7 +63,9 @@ def _format(value: object) -> object:
     if isinstance(value, str) and value not in FORMATS:
         near = difflib.get_close_matches(value, FORMATS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"{hint}expected one of {', '.join(FORMATS)}, or a table {{prompt=, response=, end=}}")
+        raise ValueError(
+            f"{hint}expected one of {', '.join(FORMATS)}, or a table {{prompt=, response=, end=}}"
+        )
     return FormatTable.model_validate(value) if isinstance(value, dict) else value
 
 
@@ -184,7 +186,18 @@ def parse_size(text: str) -> int:
     number = text.strip()
     digits = "".join(c for c in number if c.isdigit() or c == ".")
     unit = number[len(digits) :].strip().lower() if number.startswith(digits) else "?"
-    factors = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+    factors = {
+        "": 1,
+        "b": 1,
+        "kb": 10**3,
+        "mb": 10**6,
+        "gb": 10**9,
+        "tb": 10**12,
+        "kib": 2**10,
+        "mib": 2**20,
+        "gib": 2**30,
+        "tib": 2**40,
+    }
     try:
         return int(float(digits) * factors[unit])
     except (KeyError, ValueError):
