@@ -113,10 +113,10 @@ def _name_of(line: str, folder: Path) -> str | None:
     if "://" in line or line.startswith("git+"):
         repository = _REPOSITORY.search(line)
         return repository[1] if repository else None
-    if line.startswith((".", "/")):
-        return _project_name(folder / line.partition("[")[0])
     if line.endswith((".whl", ".tar.gz")):
         return Path(line).name.partition("-")[0]
+    if line.startswith((".", "/")):
+        return _project_name(folder / line.partition("[")[0])
     name = _NAME.match(line)
     return name[0] if name else None
 
