@@ -83,6 +83,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("tokens", "special_tokens_keep_their_ids", "tokenizer", room="special_tokens"),
     _entry("tokens", "stop_tokens_agree", "tokenizer", "stops", over="encoded", bugs="eos_is_never_learnt", room="special_tokens"),
     _entry("tokens", "text_has_no_unknown_tokens", "rows", "tokenizer", over="rows", room="special_tokens"),
+    _entry("tokens", "trainer_tokenizer_is_the_projects", "trainer", "tokenizer", room="trainer"),
     # masking
     _entry("masking", "labels_are_made", "encoded", over="encoded", bugs="labels_never_made", room="pipeline"),
     _entry("masking", "every_row_has_a_supervised_token", "encoded", over="encoded", bugs="loss_mask_fragile", room="labels"),
@@ -121,6 +122,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("data", "rows_fit_max_length", "rows", "tokenizer", "template", "max_length", over="rows", bugs="sequences_cut_at_256", room="truncation"),
     _entry("prompts", "few_shot_examples_vary", "prompts", "tokenizer", over="prompts", bugs="few_shot_examples_always_the_same", room="generation"),
     _entry("prompts", "prompts_leave_room_for_an_answer", "prompts", "tokenizer", "context", over="prompts", room="truncation"),
+    _entry("data", "trainer_keeps_every_row", "trainer", "rows", room="trainer"),
     # splits
     _entry("splits", "no_test_row_is_in_train", "test", "train", bugs="test_instructions_in_training_data"),
     _entry("splits", "no_validation_row_is_in_train", "validation", "train", bugs="test_instructions_in_training_data"),
@@ -143,6 +145,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("config", "max_length_fits_the_model_context", "config", over="config", room="config_model"),
     _entry("config", "max_length_agrees_with_the_project", "config", "max_length", over="config", bugs="default_max_length_cuts_silently", room="config_model"),
     _entry("config", "adapter_scaling_is_moderate", "config", over="config", room="config_model"),
+    _entry("config", "trainer_agrees_about_max_length", "trainer", "project", bugs="default_max_length_cuts_silently", room="trainer"),
     # source
     _entry("source", "sources_parse", "sources"),
     _entry("source", "names_are_defined_before_use", "sources", bugs="total_steps_used_before_it_is_set"),

@@ -124,8 +124,7 @@ def _facts(trainer: Any) -> dict[str, Any]:
         n: getattr(tokenizer, n, None)
         for n in ("pad_token_id", "eos_token_id", "bos_token_id", "padding_side")
     }
-    dataset = getattr(trainer, "train_dataset", None)
-    rows = len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
+    rows, evaluation = (_count(getattr(trainer, n, None)) for n in ("train_dataset", "eval_dataset"))
     config = getattr(trainer.model, "config", None)
     shape = {
         n: getattr(config, n, None)
@@ -136,7 +135,15 @@ def _facts(trainer: Any) -> dict[str, Any]:
         "class": type(trainer).__name__,
         "collator": collator,
         "rows": rows,
+        "evaluation_rows": evaluation,
         "arguments": arguments,
         "tokenizer": special,
         "model": shape,
     }
+
+
+def _count(dataset: Any) -> int | None:
+    """Rows of a data set, of all of them where there are several; None where it does not say."""
+    if isinstance(dataset, dict):
+        return sum(_count(d) or 0 for d in dataset.values())
+    return len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None

@@ -47,6 +47,7 @@ KINDS: dict[str, str] = {
     "test": "llmguard.evidence.splits",
     "tokenizer": "llmguard.evidence.tokenizer",
     "train": "llmguard.evidence.splits",
+    "trainer": "llmguard.evidence.trainer",
     "validation": "llmguard.evidence.splits",
 }
 """Evidence kind -> the module that provides it. Kinds of later families are added here."""
