@@ -66,12 +66,11 @@ def build_audit(
     changed = {name: value for name, value in tables.items() if value}
     project = project.replaced(**changed) if changed else project
     share = _shared(manager) if manager.is_worker else None
-    gathering = Options(
-        sample=option(config, "sample", node), share=share, deadline=option(config, "deadline", node)
-    )
-    return Audit(
-        project, manager.registry, Evidence(project, gathering), strict=option(config, "strict", node)
-    )
+    sample, deadline = option(config, "sample", node), option(config, "deadline", node)
+    evidence = Evidence(project, Options(sample=sample, share=share, deadline=deadline))
+    manager.closing.callback(evidence.close)
+    strict = option(config, "strict", node)
+    return Audit(project, manager.registry, evidence, strict=strict, engine=manager.engine)
 
 
 def _shared(manager: Manager) -> Path:

@@ -76,15 +76,25 @@ def test_the_command_line_can_say_no(pytester: pytest.Pytester, name: str) -> No
     assert option(config, name) is False
 
 
-@pytest.mark.parametrize("name", MARKABLE)
-def test_the_marker_wins_over_the_command_line(pytester: pytest.Pytester, name: str) -> None:
+def test_the_marker_wins_over_the_command_line(pytester: pytest.Pytester) -> None:
     """The marker of a test is the first rung; it says nothing about other options and other tests."""
-    value = repr(SOME[name][2]) if OPTIONS[name][0] != "FLAG" else "True"
-    source = f"import pytest\n@pytest.mark.llmguard({name}={value})\ndef test_a(): pass\ndef test_b(): pass\n"
-    marked, unmarked = pytester.getitems(source)
-    marked.config.option.__dict__[f"llmguard_{name}"] = SOME[name][0] or False
-    assert option(marked.config, name, marked) == meant(pytester, name, SOME[name][2])
-    assert option(marked.config, name, unmarked) != meant(pytester, name, SOME[name][2])
+    given = {name: SOME[name][2] == "true" or SOME[name][2] for name in MARKABLE}
+    settings = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    pytester.makepyfile(
+        f"import pytest\n@pytest.mark.llmguard({settings})\ndef test_a(): pass\ndef test_b(): pass\n"
+    )
+    (pytester.path / "cli.toml").touch()
+    arguments = ["--no-llmguard-strict" if name == "strict" else argument(name) for name in MARKABLE]
+    (marked, unmarked), _ = pytester.inline_genitems(
+        "-p", "no:hypothesispytest", "--llmguard-json=r.json", *arguments
+    )
+    assert [option(marked.config, n, marked) for n in MARKABLE] == [
+        meant(pytester, n, SOME[n][2]) for n in MARKABLE
+    ]
+    before = [option(marked.config, n) for n in MARKABLE]
+    assert [option(marked.config, n, unmarked) for n in MARKABLE] == before
+    assert not any(a == b for a, b in zip(before, given.values(), strict=True))
+    assert option(marked.config, "json", marked) == pytester.path / "r.json"
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,9 @@ def test_it_wins_over_the_file(toy: Toy, seen: Callable[..., dict[str, Any]]) ->
     }
 
 
-def test_it_crosses_to_the_workers(
-    toy: Toy, seen: Callable[..., dict[str, Any]], axis: tuple[str, ...]
-) -> None:
-    """Workers see the same adapter; one that is not there stays a path from the project's folder."""
-    assert seen(*axis, "--llmguard-adapter", "nowhere")["adapter"] == str(toy.path / "nowhere")
+def test_one_that_is_not_there_stays_a_path(toy: Toy, seen: Callable[..., dict[str, Any]]) -> None:
+    """From the project's folder: the check that reads it says that it is missing."""
+    assert seen("--llmguard-adapter", "nowhere")["adapter"] == str(toy.path / "nowhere")
 
 
 def test_it_leaves_model_path_alone(seen: Callable[..., dict[str, Any]], monkeypatch: Any) -> None:

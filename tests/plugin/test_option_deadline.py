@@ -28,9 +28,9 @@ def test_its_constant(toy: Toy) -> None:
     assert told(toy) == "60.0"
 
 
-def test_it_reaches_the_evidence(toy: Toy, axis: tuple[str, ...]) -> None:
-    """The evidence of the project is gathered with it, in every process."""
-    assert told(toy, *axis, "--llmguard-deadline", "2.5") == "2.5"
+def test_it_reaches_the_evidence(toy: Toy) -> None:
+    """The evidence of the project is gathered with it."""
+    assert told(toy, "--llmguard-deadline", "2.5") == "2.5"
 
 
 def test_from_the_ini_file(toy: Toy) -> None:

@@ -40,10 +40,10 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "ask", lambda: {"devices": 0, "reason": "no GPU driver is installed"})
 
 
-def test_without_it_gpu_tests_are_skipped(toy: Toy, axis: tuple[str, ...]) -> None:
+def test_without_it_gpu_tests_are_skipped(toy: Toy) -> None:
     """Before any fixture, with the option to give; nothing else is touched."""
     toy.write("test_gpu.py", TESTS)
-    result = toy.run(*axis, "-rs", only="test_toy")
+    result = toy.run("-rs", only="test_toy")
     result.assert_outcomes(passed=1, skipped=2)
     result.stdout.fnmatch_lines(["SKIPPED * needs a GPU: run pytest with --gpu"])
 

@@ -25,11 +25,6 @@ def test_it_wins_over_the_file_and_the_environment(
     assert seen("--llmguard-model", "owner/name")["model"] == "owner/name"
 
 
-def test_it_crosses_to_the_workers(seen: Callable[..., dict[str, Any]], axis: tuple[str, ...]) -> None:
-    """Workers see the same model."""
-    assert seen(*axis, "--llmguard-model", "owner/name")["model"] == "owner/name"
-
-
 def test_it_leaves_the_rest_of_the_file(toy: Toy, seen: Callable[..., dict[str, Any]]) -> None:
     """Only the model is replaced."""
     assert seen("--llmguard-model", "owner/name")["adapter"] == str(toy.path / "in-file-adapter")

@@ -28,9 +28,9 @@ def test_its_constant(toy: Toy) -> None:
     assert told(toy) == "2000"
 
 
-def test_it_reaches_the_evidence(toy: Toy, axis: tuple[str, ...]) -> None:
-    """The evidence of the project is gathered with it, in every process."""
-    assert told(toy, *axis, "--llmguard-sample", "7") == "7"
+def test_it_reaches_the_evidence(toy: Toy) -> None:
+    """The evidence of the project is gathered with it."""
+    assert told(toy, "--llmguard-sample", "7") == "7"
 
 
 def test_from_the_ini_file(toy: Toy) -> None:

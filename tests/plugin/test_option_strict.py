@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from tests.plugin.conftest import Toy
 
 
-def test_warnings_fail(toy: Toy, axis: tuple[str, ...]) -> None:
+def test_warnings_fail(toy: Toy) -> None:
     """A check with a warning fails, and its text shows the warning; a note does not fail."""
     toy.checks("toy_warns toy_notes")
-    result = toy.run(*axis, "--llmguard-strict", "--llmguard-json", "r.json")
+    result = toy.run("--llmguard-strict", "--llmguard-json", "r.json")
     assert toy.outcomes(toy.read("r.json")) == {"toy_warns": "failed", "toy_notes": "passed"}
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(

@@ -103,10 +103,3 @@ def test_switched_off_nothing_is_left(toy: Toy) -> None:
     result.assert_outcomes(passed=1)
     assert "llmguard" not in "".join(line for line in result.outlines if not line.startswith("rootdir"))
     assert toy.run("-p", "no:llmguard", "--llmguard-strict").ret == pytest.ExitCode.USAGE_ERROR
-
-
-def test_other_tests_run_beside(toy: Toy, axis: tuple[str, ...]) -> None:
-    """Checks and the user's own tests run in one session and are counted together."""
-    toy.write("test_toy.py", "def test_toy_of_mine(): pass\n")
-    toy.checks("toy_holds")
-    toy.run(*axis).assert_outcomes(passed=2)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_llmguard.sharing import enter, wait_for_others
 
 if TYPE_CHECKING:
@@ -45,6 +47,26 @@ def test_workers_share_a_folder_that_goes_with_the_session(toy: Toy, tmp_path: P
     assert len({share for share, _ in told}) == 1
     assert "700 ['worker-gw0.pid', 'worker-gw1.pid']" in [signed for _, signed in told]
     assert "LEFT []" in done.stdout
+    assert list((tmp_path / "temp").glob("llmguard-*")) == []
+
+
+SCRATCH = """
+
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_llmguard_outcome(item, result):
+    print("SCRATCH", item._ready_audit().evidence.scratch.is_dir())
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_evidence_is_closed_with_the_session(toy: Toy, tmp_path: Path, workers: str) -> None:
+    """What the evidence keeps on disk while the session runs is gone when it ends, in every process."""
+    toy.checks("toy_holds", SCRATCH)
+    (tmp_path / "temp").mkdir()
+    done = toy.process("-n", workers, "-rP", TMPDIR=str(tmp_path / "temp"))
+    assert "SCRATCH True" in done.stdout
     assert list((tmp_path / "temp").glob("llmguard-*")) == []
 
 
