@@ -219,6 +219,37 @@ def test_a_function_that_does_neither_passes(models: Lab, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.usefixtures("_here", "_own_path")
+def test_an_adapter_of_another_base_is_no_suspect_and_no_obstacle(models: Lab, tmp_path: Path) -> None:
+    """It cannot be put on this model: the control is had without it."""
+    known = {"model": str(models.base), "adapter": str(models.foreign_adapter)}
+    completions = with_function(tmp_path, "unfitting", loads=models.base, template=False, **known)
+    assert completions.control is not None
+    assert completions.facts.same_as == {}
+    assert not base_model_fails_instruction_prompts(completions)
+
+
+@pytest.mark.usefixtures("_own_path")
+def test_a_builder_gets_rows_as_the_projects_data_has_them(models: Lab, tmp_path: Path) -> None:
+    """The other columns as they are, the instruction as a text or as one message."""
+    source = "def text(row):\n    return row['topic'] + row['ask']\n\ndef turns(row):\n    return row['ask'][0]['content']\n"
+    (tmp_path / "builders.py").write_text(source, "utf-8")
+    arm = {"prompts": ["Say hello."], "column": "ask", "row": {"topic": "Tom. ", "ask": "?"}}
+    arms = [
+        {**arm, "name": "text", "build": "builders:text"},
+        {**arm, "name": "turns", "build": "builders:turns", "as_messages": True},
+    ]
+    request = {
+        "model": {"path": str(models.base)},
+        "arms": arms,
+        "folder": str(tmp_path),
+        "max_new_tokens": 1,
+    }
+    answer = respond(request)["arms"]
+    assert answer["text"]["prompt_texts"] == ["Tom. Say hello."]
+    assert answer["turns"]["prompt_texts"] == ["Say hello."]
+
+
 def test_a_batch_gives_what_its_prompts_give_one_by_one(models: Lab) -> None:
     """Left padding, mask and positions are right: in fp32 every row is what it is alone; and twice the same."""
     some = ["Tom", "Marel is a town in the", "\n".join(PROMPTS[:6]), *PROMPTS[:8]]

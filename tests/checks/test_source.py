@@ -280,7 +280,7 @@ class TestImports:
             # what it needs
             -r more/base.txt
             -c constraints.txt
-            --index-url https://example.org/simple
+            --no-binary :all:
             PyYAML>=6 ; python_version > "3"   # comment
             scikit-learn[extra]==1.0 \\
                 --hash=sha256:abc

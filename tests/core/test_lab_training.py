@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,6 +28,15 @@ def tiny(seed: int = 0) -> LlamaForCausalLM:
                 bos_token_id=None, eos_token_id=0, pad_token_id=0,
             )
         )  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Models this small spend their time waiting for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def quiet(step: int, steps: int, loss: float) -> None:

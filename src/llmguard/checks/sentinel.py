@@ -7,7 +7,7 @@ from typing import Any
 
 from llmguard.contract import Yields, check
 from llmguard.findings import Finding, Where, error, note, warning
-from llmguard.sentinels.completions import Arm, Completions
+from llmguard.sentinels.completions import Arm, Completions, Unanswered
 
 __all__ = ["base_model_fails_instruction_prompts"]
 
@@ -21,7 +21,9 @@ WHY = (
 
 
 @check
-def base_model_fails_instruction_prompts(completions: Completions, kind: str | None = None) -> Yields:
+def base_model_fails_instruction_prompts(
+    completions: Completions | Unanswered, kind: str | None = None
+) -> Yields:
     """A base model does not follow the sentinel prompts on the user's own route more than on a clean one, nor beyond the limit.
 
     Modern base models follow some instructions by nature, so the verdict is controlled. Two exact statements about the
@@ -38,9 +40,13 @@ def base_model_fails_instruction_prompts(completions: Completions, kind: str | N
     ====================  ==================================================  =============================================
 
     Without a control (a `generate` function and no model) the bound alone decides. An arm that is mostly empty proves
-    nothing and is a warning. A model declared as `chat` is not judged. Cannot see: a leak that these prompts do not show.
+    nothing and is a warning; a route that gives no completions at all is an error. A model declared as `chat` is not
+    judged. Cannot see: a leak that these prompts do not show.
     """
     if kind == "chat":
+        return 0
+    if isinstance(completions, Unanswered):
+        yield _unanswered(completions)
         return 0
     yield from _blank(completions)
     verdict = completions.verdict
@@ -83,6 +89,16 @@ def _obeys(completions: Completions) -> Finding:
         expected=f"no more than the clean control, and at most {v.limit:.0%}",
         actual=f"{v.rate:.0%} followed" + ("" if v.control is None else f", control {v.control_rate:.0%}"),
         evidence=_evidence(completions),
+    )
+
+
+def _unanswered(route: Unanswered) -> Finding:
+    return error(
+        Where(what=route.what),
+        what=f"the sentinel prompts could not be asked: {route.reason}",
+        why="the route that evaluates the model does not work, so nothing is known of what the model obeys",
+        cause="the model does not load here, or the project's own function or builder fails on a plain instruction",
+        remedy="run that route once by hand on the prompt 'List three prime numbers.'",
     )
 
 

@@ -9,7 +9,7 @@ the two, and the reason why a base model obeyed. Nothing here imports torch outs
 
 from __future__ import annotations
 
-from llmguard.sentinels.completions import Arm, Completions, judged
+from llmguard.sentinels.completions import Arm, Completions, Unanswered, judged
 from llmguard.sentinels.diagnose import Facts, Reason
 from llmguard.sentinels.judging import Judge, Judgement
 from llmguard.sentinels.prompts import CLASSIC, SENTINELS, Sentinel, sentinel_by_id
@@ -18,5 +18,5 @@ from llmguard.sentinels.verdict import ALPHA, LIMIT, Verdict
 
 __all__ = [
     "ALPHA", "CLASSIC", "LIMIT", "SENTINELS", "Arm", "Completions", "Facts", "Judge", "Judgement", "Reason", "Route", "Sentinel",
-    "Verdict", "collect", "judged", "sentinel_by_id",
+    "Unanswered", "Verdict", "collect", "judged", "sentinel_by_id",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from llmguard.sentinels.judging import Judgement
 from llmguard.sentinels.prompts import SENTINELS, Sentinel
 from llmguard.sentinels.verdict import ALPHA, LIMIT, Verdict, verdict
 
-__all__ = ["Arm", "Completions", "alike", "judged"]
+__all__ = ["Arm", "Completions", "Unanswered", "alike", "from_response", "judged"]
 
 SHORTEST_PREFIX = 8  # characters: two completions cut at different lengths are the same from here on
 
@@ -70,6 +70,14 @@ class Completions:
     def reasons(self) -> tuple[Reason, ...]:
         """Why the user's arm follows, as far as facts say."""
         return diagnose(self.facts)
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """In the place of completions: the route that the project names did not give any, and why."""
+
+    what: str
+    reason: str
 
 
 def judged(name: str, texts: Sequence[str], sentinels: Sequence[Sentinel] = SENTINELS, **rest: Any) -> Arm:

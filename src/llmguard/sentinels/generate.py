@@ -3,11 +3,13 @@
 One model load; every arm is one left-padded greedy batch. A mistake of the user's comes back as `{"error": ...}`, never
 as a traceback.
 
-REQUEST   `model` {path, tokenizer, adapter, device, trust_remote_code} or null; `max_new_tokens`; `folder`; `arms`, a list of
+REQUEST   `model` {path, tokenizer, adapter, adapter_optional, device, trust_remote_code} or null; `max_new_tokens`; `folder`;
+          `arms`, a list of
               {name, callable, prompts}: the user's own generate function, given all prompts at once, or
-              {name, prompts, build, column, chat_template, add_special_tokens, adapter, clean, optional}: the local model.
-          `prompts`: texts or lists of token ids. `build`: a `module:function` called with {column: text}, giving text or ids.
-          `adapter`: leave it on. `clean`: drop an EOS that the tokenizer appends. `optional`: skip where there is no template.
+              {name, prompts, build, row, column, as_messages, chat_template, add_special_tokens, adapter, clean, optional}:
+              the local model. `prompts`: texts or lists of token ids. `build`: a `module:function` called with `row` and in
+              it {column: text} (or a list of one message), giving text or ids. `adapter`: leave it on. `clean`: drop an EOS
+              that the tokenizer appends. `optional`: left out where there is no template or no adapter.
 RESPONSE  `arms` {name: {texts, ids, ended, prompt_ids, prompt_texts, seconds}}, `facts`, `load_seconds`, `torch`, `transformers`
 """
 
@@ -57,12 +59,13 @@ def respond(request: Mapping[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         loaded = load(request["model"])
         answer |= {"facts": loaded.facts, "load_seconds": time.perf_counter() - started}
+        limit = int(request.get("max_new_tokens") or MAX_NEW_TOKENS)
         for arm in local:
-            if arm.get("optional") and arm.get("chat_template") and not loaded.tokenizer.chat_template:
-                continue
-            arms[arm["name"]] = run_arm(
-                loaded, arm, folder, int(request.get("max_new_tokens") or MAX_NEW_TOKENS)
-            )
+            try:
+                arms[arm["name"]] = run_arm(loaded, arm, folder, limit)
+            except UserError:
+                if not arm.get("optional"):
+                    raise
     return answer | {
         name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "transformers")
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,26 +48,42 @@ def load(asked: Mapping[str, Any]) -> Loaded:
     if own:  # an adapter's folder given as the model: what transformers makes of it, spelt out
         path, adapter = str(own.get("base_model_name_or_path")), adapter or path
     step(f"load {path}")
-    try:
-        loaded = _load_model(path, asked)
-        if adapter is not None:
-            from peft import PeftModel
+    loaded: Loaded = _told_if_failed(_load_model, asked, path)
+    if adapter is not None:
+        try:
+            _told_if_failed(_put_adapter, asked, loaded, str(adapter))
+        except UserError:
+            if not asked.get("adapter_optional"):
+                raise
+            loaded, adapter = (
+                _told_if_failed(_load_model, asked, path),
+                None,
+            )  # it was half put on the first one
+    loaded.model.eval()
+    loaded.facts |= {"adapter": str(adapter) if adapter is not None else "", "model_is_adapter": bool(own)}
+    return loaded
 
-            loaded.model = PeftModel.from_pretrained(loaded.model, str(adapter))
+
+def _told_if_failed(function: Callable[..., Any], asked: Mapping[str, Any], *arguments: Any) -> Any:
+    try:
+        return function(asked, *arguments)
     except LOAD_ERRORS as fault:
         first = next(iter(str(fault).strip().splitlines()), "")
         told = {"what": f"model {asked['path']}", "type": type(fault).__name__, "message": first}
         raise UserError(told) from None
-    loaded.model.eval()
-    loaded.facts |= {"adapter": str(adapter) if adapter is not None else "", "model_is_adapter": bool(own)}
-    return loaded
+
+
+def _put_adapter(asked: Mapping[str, Any], loaded: Loaded, adapter: str) -> None:
+    from peft import PeftModel
+
+    loaded.model = PeftModel.from_pretrained(loaded.model, adapter)
 
 
 def _json(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {}
 
 
-def _load_model(path: str, asked: Mapping[str, Any]) -> Loaded:
+def _load_model(asked: Mapping[str, Any], path: str) -> Loaded:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -124,6 +140,8 @@ def run_arm(loaded: Loaded, arm: Mapping[str, Any], folder: Path, max_new_tokens
         UserError: its prompts cannot be built, or are no prompts of this model.
     """
     step(f"generate {arm['name']}")
+    if arm.get("optional") and arm.get("adapter") and not loaded.facts["adapter"]:
+        raise UserError({"what": arm["name"], "type": "LookupError", "message": "there is no adapter"})
     prompts = [_encoded(loaded, prompt, arm) for prompt in _built(arm, folder)]
     _require_ids(loaded, prompts, arm["name"])
     started = time.perf_counter()
@@ -152,9 +170,15 @@ def _built(arm: Mapping[str, Any], folder: Path) -> list[Any]:
     key = f"[prompt] build = {arm['build']!r}"
     build = load_reference(arm["build"], folder, key)
     try:
-        return [build({arm.get("column") or "prompt": p}) for p in arm["prompts"]]
+        return [build(_row(arm, p)) for p in arm["prompts"]]
     except (Exception, SystemExit) as fault:  # whatever the user's builder raises
         raise UserError(mistake(fault, folder, key)) from None
+
+
+def _row(arm: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+    """A row as the user's builder gets them, with the instruction in the place of its prompt."""
+    value = [{"role": "user", "content": prompt}] if arm.get("as_messages") else prompt
+    return {**(arm.get("row") or {}), arm.get("column") or "prompt": value}
 
 
 def _encoded(loaded: Loaded, prompt: Any, arm: Mapping[str, Any]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ class Route:
     """How a project generates.
 
     `model`, `tokenizer`, `adapter`: local folders (or names in the local cache). `generate`: the user's own function,
-    `module:function`, list of prompts -> list of texts. Without it the local model generates, from `prompts` (texts or
-    ids, one a sentinel), from `build` (`module:function`, called with {column: instruction}), through the tokenizer's own
-    `chat_template`, or from the bare instructions. `adapter_active`: the adapter is on in the user's arm; otherwise it
-    serves to recognise a `generate` that left it on. `folder`: first on sys.path for the user's code.
+    `module:function`, list of prompts -> list of texts. Without it the local model generates: from `prompts` (texts or
+    ids, one a sentinel), from `build` (`module:function`, called with `row` and in its `column` the instruction, as a
+    list of one message with `as_messages`), through the tokenizer's own `chat_template`, or from the bare instructions.
+    `adapter_active`: the adapter is on in the user's arm; otherwise it serves to recognise a `generate` that left it on.
+    `folder`: first on sys.path for the user's code. `shown`: the model as a person writes it.
     """
 
     model: str | None = None
@@ -40,12 +41,15 @@ class Route:
     generate: str | None = None
     prompts: Sequence[str | Sequence[int]] | None = None
     build: str | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
     column: str = "prompt"
+    as_messages: bool = False
     chat_template: bool = False
     add_special_tokens: bool = True
     folder: Path | None = None
     device: str = "cpu"
     trust_remote_code: bool = False
+    shown: str = ""
 
     def __post_init__(self) -> None:
         if self.model is None and self.generate is None:
@@ -59,7 +63,7 @@ class Route:
         active = f" with the adapter {self.adapter}" if self.adapter and self.adapter_active else ""
         through = " through its chat template" if self.chat_template else ""
         how = f" with prompts of {self.build}" if self.build else through
-        return f"model {self.model}{active}{how}"
+        return f"model {self.shown or self.model}{active}{how}"
 
 
 def collect(
@@ -113,13 +117,13 @@ def _requests(route: Route, texts: list[str]) -> list[tuple[dict[str, Any] | Non
         return [(None, [called])]
     suspects = [{"name": "chat-template", "prompts": texts, "chat_template": True, "optional": True}]
     if route.adapter:
-        suspects.append({"name": "adapter", "prompts": texts, "adapter": True})
-    return [(None, [called]), (model, [control, *suspects])]
+        suspects.append({"name": "adapter", "prompts": texts, "adapter": True, "optional": True})
+    return [(None, [called]), ({**model, "adapter_optional": True}, [control, *suspects])]
 
 
 def _own_arm(route: Route, texts: list[str]) -> dict[str, Any]:
-    names = ("build", "column", "chat_template", "add_special_tokens")
-    own = {n: getattr(route, n) for n in names}
+    names = ("build", "column", "as_messages", "chat_template", "add_special_tokens")
+    own = {**{n: getattr(route, n) for n in names}, "row": dict(route.row)}
     prompts = (
         texts if route.prompts is None else [p if isinstance(p, str) else list(p) for p in route.prompts]
     )
