@@ -85,9 +85,8 @@ def test_the_marker_wins_over_the_command_line(pytester: pytest.Pytester) -> Non
     )
     (pytester.path / "cli.toml").touch()
     arguments = ["--no-llmguard-strict" if name == "strict" else argument(name) for name in MARKABLE]
-    (marked, unmarked), _ = pytester.inline_genitems(
-        "-p", "no:hypothesispytest", "--llmguard-json=r.json", *arguments
-    )
+    items, _ = pytester.inline_genitems("-p", "no:hypothesispytest", "--llmguard-json=r.json", *arguments)
+    marked, unmarked = (item for item in items if isinstance(item, pytest.Function))
     assert [option(marked.config, n, marked) for n in MARKABLE] == [
         meant(pytester, n, SOME[n][2]) for n in MARKABLE
     ]
