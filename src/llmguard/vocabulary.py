@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from llmguard.control import CONTROL, SPLIT_CANDIDATES
 from llmguard.ragged import Ints
 
 __all__ = ["Bytes", "Vocabulary", "squeeze", "vocabulary_of"]
@@ -47,6 +49,7 @@ class Vocabulary:
     `table`: uint8, all tokens' bytes one after the other; `starts`, `lengths`: int64 [ids]. `special`: bool [ids], control
     tokens; `added`: bool [ids], every added token. `normalizer`: what the tokenizer does to text before it looks tokens up.
     `swallows_after`, `swallows_before`: added tokens that take the white space behind or before them (`rstrip`, `lstrip`).
+    `control`: the control texts of any model family that are one id here, with that id. `tokens`: every token as it is written in the vocabulary.
     """
 
     table: Bytes
@@ -58,6 +61,8 @@ class Vocabulary:
     metaspace: bool = False
     swallows_after: tuple[str, ...] = ()
     swallows_before: tuple[str, ...] = ()
+    control: Mapping[str, int] = field(default_factory=dict)
+    tokens: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -89,6 +94,22 @@ class Vocabulary:
             except (TypeError, ValueError, UnicodeError):
                 return squeeze(text)
         return squeeze(text.replace(METASPACE, " ") if self.metaspace else text)
+
+    def shown(self, token: int) -> str:
+        """A token as a person reads it, its spaces included."""
+        if not 0 <= token < len(self.tokens):
+            return "\ufffd"
+        written = self.tokens[token]
+        if self.added[token] or self.metaspace:
+            return (
+                written.replace(METASPACE, " ")
+                if not written.startswith("<0x")
+                else self.bytes_of([token]).decode("utf-8", "replace")
+            )
+        try:
+            return bytes([BYTE_LEVEL[c] for c in written]).decode("utf-8", "replace")
+        except KeyError:
+            return written
 
     def swallow(self, texts: list[str]) -> list[str]:
         """The texts of neighbouring pieces without the white space that added tokens swallow."""
@@ -150,7 +171,13 @@ def _build(tokenizer: Any) -> Vocabulary:
     normalizer = backend.normalizer if backend is not None else None
     after = tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.rstrip)
     before = tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.lstrip)
-    return Vocabulary(table, starts, lengths, special, added, normalizer, metaspace, after, before)
+    control = {t: vocabulary[t] for t in (*CONTROL, *SPLIT_CANDIDATES) if t in vocabulary}
+    tokens = [""] * size
+    for token, index in vocabulary.items():
+        tokens[index] = token
+    return Vocabulary(
+        table, starts, lengths, special, added, normalizer, metaspace, after, before, control, tokens
+    )
 
 
 def _from_wordpiece(token: str) -> bytes:

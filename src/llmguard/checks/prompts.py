@@ -36,6 +36,11 @@ DIFFERENCES = {
         "and the prompt that generation builds differ in BOS",
         "one side is tokenised with special tokens and the other without",
     ),
+    "pieces": (
+        warning,
+        "hold the text of their generation prompt in other tokens",
+        "prompt and responses of earlier turns were tokenised apart for training and as one text for generation",
+    ),
     "seam": (
         warning,
         "differ from their generation prompt in white space at the seam",
@@ -63,7 +68,7 @@ def training_starts_with_the_generation_prompt(
             for e, p in pairs
             if status[e] != Status.CUT_LEFT and _answered(source, int(found.source[e]))
         ]
-    kinds: dict[str, list[dict[str, Any]]] = {"differs": [], "seam": [], "bos": []}
+    kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in DIFFERENCES}
     for e, p in pairs:
         kind = _difference(found.input_ids[e], built.input_ids[p], tokenizer)
         if kind:
@@ -97,7 +102,7 @@ def _difference(row: Any, prompt: Any, tokenizer: Any) -> str:
         return "bos"
     first = int(np.argmax(row[:length] != prompt[:length]))
     at_the_end = not vocabulary.bytes_of(prompt[first:]).strip() and start.startswith(text.rstrip())
-    return "seam" if at_the_end else "differs"
+    return "seam" if at_the_end else "pieces" if start.startswith(text) else "differs"
 
 
 def _unled(text: bytes, bos: bytes) -> bytes:

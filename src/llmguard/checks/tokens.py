@@ -94,36 +94,30 @@ def control_tokens_are_single_ids(encoded: Any, tokenizer: Any, rows: Any = None
     vocabulary = vocabulary_of(tokenizer)
     source = as_rows(rows) if rows is not None else None
     own = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
-    single = {t.content for t in tokenizer.added_tokens_decoder.values()} | {
-        t for t in SPLIT_CANDIDATES if t in tokenizer.get_vocab()
-    }
-    wanted = [t for t in SPLIT_CANDIDATES if t not in single and t not in own]
     flat, ends = vocabulary.spans(found.input_ids.values)
     row_ends = np.concatenate(([0], ends))[found.input_ids.offsets]
     whole = flat.tobytes()
     kinds: dict[str, Any] = {}
-    for text in wanted:
-        needle = squeeze(text)
-        if needle not in whole:
+    for text in SPLIT_CANDIDATES:
+        needle, known = squeeze(text), vocabulary.control.get(text)
+        single = found.input_ids.values == known if known is not None else np.zeros(len(ends), dtype=bool)
+        if whole.count(needle) <= int(single.sum()) or (known is None and text in own):
             continue
-        bad = np.array(
-            [
-                _built_in(whole[row_ends[r] : row_ends[r + 1]], needle, source, int(found.source[r]))
-                for r in range(len(found))
-            ],
-            dtype=bool,
-        )
-        if bad.any():
-            kinds[text] = row_hits(found, source, bad)
+        pieces = [
+            whole.count(needle, start, stop) - int(ids)
+            for start, stop, ids in zip(row_ends, row_ends[1:], found.input_ids.count(single), strict=False)
+        ]
+        bad = [n > _said(needle, source, int(found.source[r])) for r, n in enumerate(pieces)]
+        if any(bad):
+            kinds[text] = row_hits(found, source, np.array(bad))
     return masks_tally(found, len(found), **kinds)
 
 
-def _built_in(row: bytes, needle: bytes, rows: Rows | None, source: int) -> bool:
-    """Whether a row has the text more often than its source row's own contents have."""
-    said = 0
-    if rows is not None and 0 <= source < len(rows):
-        said = sum(squeeze(t.content).count(needle) for t in rows.turns[source] or ())
-    return row.count(needle) > said
+def _said(needle: bytes, rows: Rows | None, source: int) -> int:
+    """How often the contents of a source row have a text themselves."""
+    if rows is None or not 0 <= source < len(rows):
+        return 0
+    return sum(squeeze(t.content).count(needle) for t in rows.turns[source] or ())
 
 
 @control_tokens_are_single_ids.explain
@@ -131,9 +125,10 @@ def _split_tokens(tally: Tally) -> Iterator[Finding]:
     for text, found in tally.hits.items():
         yield error(
             first_where(found),
-            what=f"{tally.rate(text)} hold {text!r}, which is no token of this tokenizer: it is tokenised as letters in several pieces",
+            what=f"{tally.rate(text)} hold {text!r} as letters in several pieces: no control token of this tokenizer",
             why="as letters it neither ends nor opens anything: the model learns no end, or writes the marker into its answers",
-            cause="a format of another model family, or an end marker written by hand instead of tokenizer.eos_token",
+            cause="a format of another model family, an end marker written by hand instead of tokenizer.eos_token, "
+            "or split_special_tokens=True",
             remedy="use this tokenizer's own eos_token and role markers; or add the token and train its embedding",
             expected="one id",
             actual="several pieces",
