@@ -25,10 +25,10 @@ def window(
 def _token(
     encoded: Encoded, alignment: Alignment | None, start: int, ids: Any, labels: Any, i: int
 ) -> dict[str, Any]:
-    text = alignment.vocabulary.bytes_of(ids[i : i + 1]).decode("utf-8", "replace") if alignment else ""
     return {
-        "text": text or "\u2423",
+        "text": alignment.vocabulary.shown(int(ids[i])) if alignment else "",
         "id": int(ids[i]),
+        "position": i,
         "label": int(labels[i]) if labels is not None else None,
         "kind": Kind(int(alignment.kind[start + i])).name.lower() if alignment else "unknown",
         "trained": bool(encoded.trained[start + i]),
