@@ -67,12 +67,17 @@ def _transformers() -> Library:
     )
 
 
+def _base() -> Library:
+    """What TRL and LLaMA-Factory build on; read once."""
+    return library_of("transformers") or _transformers()
+
+
 def _gone(old: dict[str, Field]) -> frozenset[str]:
     return frozenset(set(old) - set(_table(tables.TRANSFORMERS)))
 
 
 def _trl() -> Library:
-    base, folder = _transformers(), folder_of("trl")
+    base, folder = _base(), folder_of("trl")
     own = _trl_fields(folder) if folder else {}
     known = {**base.fields, **(own or _table(tables.TRL))}
     removed = (base.removed | _names(tables.TRL_0)) - set(known)
@@ -97,7 +102,7 @@ def _trl_fields(folder: Path) -> dict[str, Field]:
 
 
 def _llamafactory() -> Library:
-    base, folder = _transformers(), folder_of("llamafactory")
+    base, folder = _base(), folder_of("llamafactory")
     own: dict[str, Field] = {}
     seq2seq = _table(tables.SEQ2SEQ)
     for file in sorted((folder / "hparams").glob("*_args.py")) if folder else []:

@@ -35,6 +35,7 @@ _CONTAINERS = {
     "Dict": "mapping",
 }
 _MISSING = object()
+_WORDS = {"None": None, "True": True, "False": False}
 _CLASS = re.compile(r"^class (\w+)[^\n]*\n", re.MULTILINE)
 _METHOD = re.compile(r"^(?:    (?:@|def )|class |@|def )", re.MULTILINE)
 _DOCSTRING = re.compile(r'^\s*[rR]?"""(?:.|\n)*?"""')
@@ -138,8 +139,15 @@ def _field(name: str, kinds: frozenset[str], default: Any) -> Field:
 
 
 def _literal(text: str) -> Any:
+    """A default that is written out; the plain ones without the parser, which would be most of the time spent here."""
+    if not text:
+        return _MISSING
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] in "\"'" and text[-1] == text[0] and "\\" not in text and text.count(text[0]) == 2:
+        return text[1:-1]
     try:
-        return ast.literal_eval(text) if text else _MISSING
+        return int(text) if text.isdigit() else ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError):
         return _MISSING
 
