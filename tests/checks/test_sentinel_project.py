@@ -119,9 +119,9 @@ def test_a_function_that_fails_fails_the_check(tmp_path: Path) -> None:
     assert "mine.py:2" in result.findings[0].message
 
 
+@pytest.mark.needs_torch
 def test_a_model_that_is_not_there_fails_the_check(tmp_path: Path) -> None:
     """Sentinels need weights."""
-    pytest.importorskip("transformers")
     result = outcome(tmp_path, '[model]\npath = "./nowhere"\nkind = "base"\n')
     assert result.outcome is Outcome.FAILED
     assert "nowhere" in result.findings[0].message
