@@ -47,3 +47,37 @@ def test_a_space_at_the_start_of_the_response_is_the_responses(tiny: Any) -> Non
     right = as_encoded(rows_with(tiny, "Q: ", space_trained=True))
     assert not llmguard.every_prompt_token_is_masked(right, as_rows(ROWS), tiny, template)
     assert not llmguard.every_response_token_is_trained(right, as_rows(ROWS), tiny, template)
+
+
+def test_an_end_marker_in_letters_ends_every_turn(tiny: Any) -> None:
+    """Without a declared format, what all rows end with also ends their earlier responses: training it is no fault."""
+    turns = [
+        {
+            "messages": [
+                {"role": r, "content": f"{c} {i}"}
+                for r, c in (
+                    ("user", "name"),
+                    ("assistant", "an apple"),
+                    ("user", "and"),
+                    ("assistant", "a pear"),
+                )
+            ]
+        }
+        for i in range(4)
+    ]
+    found = []
+    for row in turns:
+        ids: list[int] = []
+        labels: list[int] = []
+        for m in row["messages"]:
+            header, body = tiny(f"[{m['role']}]")["input_ids"], tiny(f"{m['content']}[stop]")["input_ids"]
+            ids += header + body
+            labels += [-100] * len(header) + (body if m["role"] == "assistant" else [-100] * len(body))
+        found.append({"input_ids": ids, "labels": labels})
+    encoded, rows = as_encoded(found), as_rows(turns)
+    for check in (
+        llmguard.every_prompt_token_is_masked,
+        llmguard.terminator_is_trained,
+        llmguard.response_ends_with_its_terminator,
+    ):
+        assert not check(encoded, rows, tiny, None), check

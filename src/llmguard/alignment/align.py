@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmguard.alignment.place import Cut, Placed, Stretch, Target, end_of_terminator, place
+from llmguard.alignment.place import Cut, Placed, Stretch, Target, place
 from llmguard.encoded import Encoded
 from llmguard.formats import Kind, Piece
 from llmguard.formats.chat import TemplateError, control_tokens
@@ -71,15 +72,12 @@ def _align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any) -> Align
     row_ends = np.concatenate(([0], ends))[encoded.input_ids.offsets]
     text = flat.tobytes()
     targets = _targets(encoded, rows, tokenizer, template, vocabulary)
-    placed = [
-        Placed(Cut.NO_TURNS, [Stretch(0, Kind.UNKNOWN)])
-        if t is None
-        else place(text[row_ends[i] : row_ends[i + 1]], t)
-        for i, t in enumerate(targets)
-    ]
+    bytes_of = [text[start:stop] for start, stop in itertools.pairwise(row_ends.tolist())]
+    placed = [_placed(row, target) for row, target in zip(bytes_of, targets, strict=True)]
     terminator = _common_ending(placed)
-    if terminator:
-        placed = [_with_terminator(p, terminator) for p in placed]
+    if terminator:  # looked for again, since it ends the earlier responses of a conversation too
+        targets = [t and replace(t, ends=[terminator, *t.ends]) for t in targets]
+        placed = [_placed(row, target) for row, target in zip(bytes_of, targets, strict=True)]
     kind, turn = _kinds(placed, ends, row_ends, encoded, vocabulary)
     status = np.fromiter((p.cut for p in placed), dtype=np.uint8, count=len(placed))
     responses = np.fromiter((_answers(t) for t in targets), dtype=np.int16, count=len(targets))
@@ -161,17 +159,8 @@ def _common_ending(placed: Sequence[Placed]) -> bytes:
     return ending if count >= ENOUGH * len(whole) else b""
 
 
-def _with_terminator(placed: Placed, terminator: bytes) -> Placed:
-    if placed.cut not in (Cut.EXACT, Cut.LOCATED) or len(placed.stretches) < 2:
-        return placed
-    stop = end_of_terminator(placed.remainder, [terminator])
-    end = placed.stretches[-2]
-    found = [
-        *placed.stretches[:-2],
-        replace(end, kind=Kind.TERMINATOR if stop else Kind.TAIL),
-        Stretch(end.start + stop, Kind.TAIL, end.turn),
-    ]
-    return replace(placed, stretches=found)
+def _placed(row: bytes, target: Target | None) -> Placed:
+    return place(row, target) if target else Placed(Cut.NO_TURNS, [Stretch(0, Kind.UNKNOWN)])
 
 
 def _kinds(
