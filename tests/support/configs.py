@@ -38,10 +38,10 @@ class Folder:
         )
 
     def results(self, families: Iterable[str] = ("config",)) -> dict[str, CheckResult]:
-        """Every check of some families on the project, by id."""
+        """Every check of some families that reads configs or sources, on the project, by id."""
         audit = Audit(load_project(self.path / "llmguard.toml", environ={}))
-        wanted = set(families)
-        plan = [(e, t) for e, t in audit.plan() if e.family in wanted and e.name != "pipeline_code_runs"]
+        wanted, read = set(families), {"config", "config_file", "sources"}
+        plan = [(e, t) for e, t in audit.plan() if e.family in wanted and read & set(e.needs)]
         return {result.id: result for result in (audit.run(*each) for each in plan)}
 
     def config(self, text: str, name: str = "train.yaml", **tables: str) -> dict[str, CheckResult]:
