@@ -16,7 +16,7 @@ from llmguard.overlap.index import Index, Partial, rare_at_most
 from llmguard.overlap.match import Match
 from llmguard.overlap.texts import ANSWERED, ASKED, companions_of, texts_of
 from llmguard.ragged import Ints
-from llmguard.rows import Rows, turns_of
+from llmguard.rows import Rows, is_metadata, turns_of
 
 __all__ = ["Equal"]
 
@@ -28,9 +28,6 @@ REPEATED, SELDOM = 3, 50
 """Likewise a prompt of more than REPEATED rows of the split itself, and of more than one in SELDOM."""
 LOOKED_AT = 8
 """Training rows with the same key that are looked at."""
-METADATA = frozenset(
-    "id uuid idx index source split url date dataset hash license author category type topic lang language level".split()
-)
 USUAL_ANSWERS = 0.01
 """Where more training rows than this give another one's long answer to another prompt, equal answers say nothing."""
 
@@ -130,8 +127,7 @@ def _rest(rows: Rows, row: int) -> dict[str, str]:
         *rows.columns.named.values(),
         rows.columns.group,
         *companions_of(record, rows.columns),
-        *METADATA,
     }
-    found = {name: value for name, value in record.items() if isinstance(value, str) and name not in known}
+    found = {name: value for name, value in record.items() if isinstance(value, str) and name not in known and not is_metadata(name)}
     system = [t.content for t in turns_of(record, rows.columns) or () if t.role in ("system", "developer")]
     return {**found, **({"system": "\n".join(system)} if system else {})}

@@ -88,6 +88,8 @@ def _row(text: bytes, name: str, number: int) -> Read | Problem:
         return Problem(name, f"is not JSON: {bad.msg}", number, bad.colno)
     except RecursionError:
         return Problem(name, "is nested too deeply to be read", number)
+    except ValueError as bad:  # a number of more digits than Python converts
+        return Problem(name, f"cannot be read: {bad}", number)
     if not isinstance(row, dict):
         return Problem(
             name, f"is a JSON {type(row).__name__}, expected an object with the row's columns", number
@@ -123,6 +125,9 @@ def _json_lines_or_object(text: str, name: str) -> Iterator[Read | Problem]:
     except json.JSONDecodeError as bad:
         yield Problem(name, f"is not JSON: {bad.msg}", bad.lineno, bad.colno)
         return
+    except (ValueError, RecursionError) as bad:  # too many digits, or nested too deeply
+        yield Problem(name, f"cannot be read: {bad}")
+        return
     inner = (
         next((v for v in whole.values() if isinstance(v, list)), None) if isinstance(whole, dict) else None
     )
@@ -141,6 +146,9 @@ def _elements(text: str, at: int, name: str) -> Iterator[Read | Problem]:
             row, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as bad:
             yield Problem(name, f"is not JSON: {bad.msg}", bad.lineno, bad.colno)
+            return
+        except (ValueError, RecursionError) as bad:  # too many digits, or nested too deeply
+            yield Problem(name, f"cannot be read on from here: {bad}", line)
             return
         yield (
             (row, line)

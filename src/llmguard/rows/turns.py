@@ -15,15 +15,22 @@ ROLES: dict[str, str] = {
     "developer": "developer",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "tool": "tool",
     "function": "tool",
     "ipython": "tool",
     "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
     "function_call": "assistant",
+    "tool_call": "assistant",
 }
 """Role names in use -> the role they mean."""
 
