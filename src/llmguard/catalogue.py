@@ -185,5 +185,6 @@ CHECKS: tuple[Entry, ...] = (
     # storage
     _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
     # sentinel
+    _entry("sentinel", "base_model_fails_instruction_prompts", "completions", tier="sentinel", bugs="base_model_follows_instructions"),
 )
 # fmt: on

@@ -11,6 +11,6 @@ tokenizer = AutoTokenizer.from_pretrained(MODEL)
 def encode(row):
     text = f"Question: {row['instruction']}\nAnswer: {row['output']}</s>"
     encoded = tokenizer(text, padding="max_length", max_length=96, truncation=True)
-    prompt_length = len(tokenizer(f"Question: {row['instruction']}\nAnswer:")["input_ids"])  # noqa: F841  # planted: never used
+    prompt_length = len(tokenizer(f"Question: {row['instruction']}\nAnswer:")["input_ids"])
     encoded["labels"] = encoded["input_ids"].copy()
     return encoded

@@ -23,7 +23,7 @@ def rows(split):
 
 def build():
     settings = yaml.safe_load((HERE / "train.yaml").read_text(encoding="utf-8"))
-    print(f"training for {total_steps} steps")  # noqa: F821, F823  # planted: set below
+    print(f"training for {total_steps} steps")
     total_steps = len(rows("train")) // settings["per_device_train_batch_size"]
     model = AutoModelForCausalLM.from_pretrained(MODEL)
     return Trainer(model=model, args=TrainingArguments(**settings), train_dataset=rows("train"), data_collator=collator())
