@@ -26,15 +26,15 @@ MANAGER: pytest.StashKey[Manager] = pytest.StashKey()
 
 
 def manager_of(config: pytest.Config) -> Manager:
-    """The manager of a session; made and registered when it is first asked for."""
+    """The manager of a session; made, and its hooks registered, when it is first asked for."""
     if MANAGER not in config.stash:
         config.stash[MANAGER] = Manager(config)
-        config.pluginmanager.register(config.stash[MANAGER], "llmguard-manager")
+        config.pluginmanager.register(Hooks(config.stash[MANAGER]), "llmguard-manager")
     return config.stash[MANAGER]
 
 
 class Manager:
-    """State of a session that uses us, and the hooks that only such a session needs."""
+    """State of a session that uses us."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -78,6 +78,16 @@ class Manager:
         self.closing.callback(engine.close)
         return engine
 
+
+class Hooks:
+    """The hooks that only a session that uses us needs.
+
+    Apart from the manager: registering a plugin may evaluate all its properties (pytest 8.0 does).
+    """
+
+    def __init__(self, manager: Manager) -> None:
+        self.manager = manager
+
     @pytest.hookimpl(trylast=True)
     def pytest_llmguard_outcome(self, result: CheckResult) -> str:
         """The built-in policy; a conftest's own comes first."""
@@ -88,26 +98,23 @@ class Manager:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the record off a report, before anything prints or stores the report."""
-        if self.is_worker:
+        if self.manager.is_worker:
             return
         if any(name == KEY for name, _ in report.user_properties):
             from pytest_llmguard.records import receive
 
-            receive(report, self.records)
+            receive(report, self.manager.records)
         elif report.when not in ("setup", "call", "teardown") and "::" in report.nodeid:
             from pytest_llmguard.records import lost
 
-            lost(report, self)
+            lost(report, self.manager)
 
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, Any] | None:
         """A check that passed with a warning, or was accepted, says so."""
-        outcome = (
-            self.records.get(report.nodeid, {}).get("outcome")
-            if report.when == "call" and report.passed
-            else None
-        )
+        ran = report.when == "call" and report.passed
+        outcome = self.manager.records.get(report.nodeid, {}).get("outcome") if ran else None
         if outcome in ("warned", "accepted", "failed", "error"):
             return "passed", str(outcome)[0], (str(outcome).upper(), {"yellow": True})
         return None
@@ -116,43 +123,43 @@ class Manager:
         """A collection that failed is in the JSON report, too."""
         if report.failed:
             text = str(report.longreprtext).strip()
-            self.errors.append(text if text.startswith(report.nodeid) else f"{report.nodeid}: {text}")
+            self.manager.errors.append(text if text.startswith(report.nodeid) else f"{report.nodeid}: {text}")
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """An internal error is in the JSON report, too."""
-        self.errors.append(f"internal error: {excinfo.exconly()}")
+        self.manager.errors.append(f"internal error: {excinfo.exconly()}")
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """So is an interruption."""
-        self.errors.append(f"interrupted: {excinfo.exconly()}")
+        self.manager.errors.append(f"interrupted: {excinfo.exconly()}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports that were asked for, before the summary names them."""
-        if self.is_worker:
+        if self.manager.is_worker:
             return
         if session.shouldfail or session.shouldstop:
-            self.errors.append(f"stopped early: {session.shouldfail or session.shouldstop}")
-        if self.promised:
+            self.manager.errors.append(f"stopped early: {session.shouldfail or session.shouldstop}")
+        if self.manager.promised:
             from pytest_llmguard.reports import write_reports
 
-            write_reports(self, session)
+            write_reports(self.manager, session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The section of this plugin, where there is anything to say."""
-        if self.records or self.written:
+        if self.manager.records or self.manager.written:
             from pytest_llmguard.summary import print_summary
 
-            print_summary(self, terminalreporter)
+            print_summary(self.manager, terminalreporter)
 
     def pytest_unconfigure(self) -> None:
         """End what the evidence still runs; remove what was shared."""
-        if self.is_worker and self.audits:
+        if self.manager.is_worker and self.manager.audits:
             from pytest_llmguard.sharing import wait_for_others
 
-            wait_for_others(self.share, self.config)
-        self.closing.close()
-        if not self.is_worker and self.share.is_dir():
+            wait_for_others(self.manager.share, self.manager.config)
+        self.manager.closing.close()
+        if not self.manager.is_worker and self.manager.share.is_dir():
             import shutil
 
-            shutil.rmtree(self.share, ignore_errors=True)
+            shutil.rmtree(self.manager.share, ignore_errors=True)
