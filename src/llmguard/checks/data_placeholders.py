@@ -31,8 +31,10 @@ ABOUT = re.compile(
     re.IGNORECASE,
 )
 CODE_LINE = re.compile(
-    r"[;{}>)\]]\s*$|^\s*[<@#]|\w\s*=\s*\S|\b(?:def|return|import|const|let|var|class|function|print)\b|\\[a-z]+"
+    r"[;{}>)\]]\s*$|^\s*(?:[<@]|#include|#!)|\w\s*=\s*\S|\b(?:def|return|import|const|let|var|class|function|print)\b|\\[a-z]+"
 )
+QUOTED = re.compile(r"""^[^"]*(?:"[^"]*"[^"]*)*"[^"]*$|(?:^|[\s(,=f])'[^']*$|[=(]\s*$""")
+"""The start of a line that ends inside of quotes, or right behind an assignment or a parenthesis."""
 SYSTEMATIC = 0.1
 
 
@@ -97,17 +99,12 @@ def _in_text(text: str, match: re.Match[str], name: str) -> Iterator[_Slot]:
     )
     if filled or (not braces and HERE.fullmatch(name)):
         yield _Slot(name, *match.span(), True)
-    elif (
-        braces
-        and name.lower() in CORE
-        and not re.search(r"[\"'`=(]\s*$", before)
-        and f"</{name}>" not in text
-    ):
+    elif braces and name.lower() in CORE and not QUOTED.search(before) and f"</{name}>" not in text:
         yield _Slot(name, *match.span(), False)
 
 
 def _is_code(text: str) -> bool:
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not BRACES.fullmatch(line.strip())]
     return len(lines) > 2 and sum(CODE_LINE.search(line) is not None for line in lines) * 3 >= len(lines)
 
 

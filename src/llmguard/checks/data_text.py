@@ -22,7 +22,7 @@ HIGH = re.compile(
 )
 """Runs of what the bytes of UTF-8 look like when they are read as Windows-1252."""
 LIKELY = re.compile(
-    r"[\u00a0-\u017f\u0370-\u052f\u0590-\u06ff\u0900-\u0dff\u0e00-\u0e7f\u2010-\u20cf\u2100-\u27bf\u3000-\u9fff\uac00-\ud7af\uff00-\uffef\U0001f000-\U0001faff\ufe0f\u200d]+"
+    r"[\u00a0-\u017f\u0370-\u052f\u0590-\u06ff\u0900-\u0dff\u0e00-\u0e7f\u2000-\u20cf\u2100-\u27bf\u3000-\u9fff\uac00-\ud7af\uff00-\uffef\U0001f000-\U0001faff\ufe0f\u200d]+"
 )
 """What text is likely to have been before: accents, other scripts, typographic signs, emoji."""
 

@@ -158,6 +158,21 @@ def _elements(text: str, at: int, name: str) -> Iterator[Read | Problem]:
         at = _skip(text, at)
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)
+        elif text[at : at + 1] not in ("]", ""):
+            yield _at(text, at, name, "is not JSON: expected ',' or ']' after a row")
+    if _skip(text, at + 1) < len(text) or text[at : at + 1] != "]":
+        yield _at(
+            text,
+            at,
+            name,
+            "is not JSON: it ends in the middle"
+            if at >= len(text)
+            else "is not JSON: more follows the array",
+        )
+
+
+def _at(text: str, at: int, name: str, reason: str) -> Problem:
+    return Problem(name, reason, text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at))
 
 
 def _skip(text: str, at: int) -> int:
