@@ -21,6 +21,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,6 +236,14 @@ class Server:
         return found
 
 
+def _leave_with_parent(point: str, parent: int) -> None:
+    """A test that is killed must not leave a mount behind that hangs whoever looks at it."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    ctypes.CDLL(None).umount2(point.encode(), 2)
+    os._exit(1)
+
+
 def main() -> None:
     """`fuse.py MOUNTPOINT BACKING NAME=VALUE*`."""
     point, backing = sys.argv[1:3]
@@ -244,6 +253,7 @@ def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"faulty", point.encode(), b"fuse.faulty", 0, options) != 0:
         raise SystemExit(os.strerror(ctypes.get_errno()))
+    threading.Thread(target=_leave_with_parent, args=(point, os.getppid()), daemon=True).start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     Server(backing, faults).serve(device)

@@ -20,15 +20,12 @@ MiB = 2**20
 
 def _tried(point: Path, no_progress: float = 20.0, checkpoint_size: int | None = None) -> Findings:
     folder = Folder("output_dir", str(point / "out"))
-    return output_dir_takes_a_checkpoint(
-        Environment(
-            "/",
-            folders=(folder,),
-            payload=2 * MiB,
-            import_timeout=no_progress,
-            checkpoint_size=checkpoint_size,
-        )
+    environment = Environment(
+        "/", folders=(folder,), payload=2 * MiB, import_timeout=no_progress, checkpoint_size=checkpoint_size
     )
+    # up to 3.11 a cached property of one class has one lock for all of its objects: threads would wait for each other
+    environment.__dict__["writings"] = (environment._write(folder),)
+    return output_dir_takes_a_checkpoint(environment)
 
 
 def _only(findings: Findings) -> Finding:

@@ -172,8 +172,8 @@ class Probe:
 
     @property
     def done(self) -> bool:
-        """Whether the result is there, so that `wait` does not wait."""
-        return self._result is not None or self._await(0.0)
+        """Whether the result is there, or overdue: either way `wait` does not wait."""
+        return self._result is not None or self._await(0.0) or time.monotonic() >= self._bound
 
     def wait(self, timeout: float | None = None) -> ProbeResult:
         """The result; at the latest its deadline and 2 s after its start.

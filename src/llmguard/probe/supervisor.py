@@ -37,8 +37,7 @@ class Supervisor:
         with open(f"{folder}/spec.json", encoding="utf-8") as file:
             self.spec = json.load(file)
         self.folder, self.lifeline, self.parent, self.own = folder, lifeline, parent, os.getpid()
-        for end in (lifeline, done):  # `done` is only held: it closes when this process ends
-            os.set_inheritable(end, False)
+        self.pipes = (lifeline, done)  # `done` is only held: it closes when this process ends
         self.status: int | None = None
         self.started = time.monotonic()
         self.exec_errno: int | None = None
@@ -92,6 +91,8 @@ class Supervisor:
         return child, read_end
 
     def _become_child(self) -> None:
+        for end in self.pipes:  # not left to exec, which may never come about
+            os.close(end)
         os.setsid()
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
