@@ -17,7 +17,7 @@ class Cut(enum.IntEnum):
     """How a row's bytes relate to its source text."""
 
     EXACT = 0
-    """The rendered text stands in it."""
+    """The rendered text stands in it (or all of it but the BOS that the template writes)."""
     LOCATED = 1
     """The contents stand in it in order, in another text than the format's."""
     CUT_RIGHT = 2
@@ -82,6 +82,9 @@ def _exact(row: bytes, target: Target) -> Placed | None:
         at = row.find(text) if text else -1
         if at >= 0:
             return _laid_out(row, pieces, at, target)
+        if target.bos and text.startswith(target.bos) and row.startswith(text[len(target.bos) :]):
+            first, turn, start = pieces[0]
+            return _laid_out(row, [(first, turn, start[len(target.bos) :]), *pieces[1:]], 0, target)
     return None
 
 

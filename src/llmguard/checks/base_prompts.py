@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from llmguard.checks.bos import prepended
 from llmguard.contract import Yields, check
 from llmguard.control import CONTROL, ROLE_WORDS
 from llmguard.encoded import as_encoded
 from llmguard.evidence.prompts import Prompts, as_prompts
 from llmguard.findings import Where, error, warning
 from llmguard.formats import ChatTemplate, TextFormat
-from llmguard.rows import Rows, as_rows
+from llmguard.formats.chat import TemplateError
+from llmguard.ragged import Ints
+from llmguard.rows import Rows, Turn, as_rows
 from llmguard.vocabulary import squeeze, vocabulary_of
 
 __all__ = [
@@ -42,6 +46,8 @@ def base_tokenizer_ships_no_template(tokenizer: Any, kind: str) -> Yields:
 
 HEAD = 100
 """Characters at the start of a prompt that are shown; a leaked template begins there."""
+LOOKED_AT = 100
+"""Prompts that are compared with the template's own rendering: one leaked template leaks everywhere."""
 
 
 @check
@@ -61,8 +67,13 @@ def base_prompts_carry_no_template(
     found = as_prompts(prompts, tokenizer)
     if kind != "base" or _format_is_chat(template):
         return len(found)
-    markers = _leaked(found, tokenizer, as_rows(rows) if rows is not None else None)
-    markers = {m: r for m, r in markers.items() if not trained_with(m, encoded, tokenizer)}
+    source = as_rows(rows) if rows is not None else None
+    markers = {
+        m: r for m, r in _leaked(found, tokenizer, source).items() if not trained_with(m, encoded, tokenizer)
+    }
+    own = _own_renderings(found, tokenizer, source, encoded)
+    if own:
+        markers["the tokenizer's own chat template"] = own
     if markers:
         bad = sorted({row for rows_of in markers.values() for row in rows_of})
         first = bad[0]
@@ -108,8 +119,8 @@ def _text(prompts: Prompts, row: int, tokenizer: Any) -> str:
 
 
 def _leaked(prompts: Prompts, tokenizer: Any, rows: Rows | None) -> dict[str, list[int]]:
-    """Control text -> prompts that hold it more often than their source row does."""
-    whole = [vocabulary_of(tokenizer).bytes_of(ids) for ids in prompts.input_ids]
+    """Control text -> prompts that hold it more often than their source row does, the tokenizer's own BOS at the start aside."""
+    whole = _texts(prompts, tokenizer)
     found: dict[str, list[int]] = {}
     for marker in CONTROL:
         needle = squeeze(marker)
@@ -121,6 +132,51 @@ def _leaked(prompts: Prompts, tokenizer: Any, rows: Rows | None) -> dict[str, li
         if bad:
             found[marker] = bad
     return found
+
+
+def _without(start: list[int], ids: Ints) -> Ints:
+    """Ids without what the tokenizer puts before every text, however often it stands there."""
+    while start and ids[: len(start)].tolist() == start:
+        ids = ids[len(start) :]
+    return ids
+
+
+def _texts(prompts: Prompts, tokenizer: Any, limit: int | None = None) -> list[bytes]:
+    """The bytes of prompts, the tokenizer's own BOS at the start aside."""
+    vocabulary, start = vocabulary_of(tokenizer), prepended(tokenizer)
+    ids = [prompts.input_ids[r] for r in range(len(prompts) if limit is None else min(limit, len(prompts)))]
+    return [vocabulary.bytes_of(_without(start, i)) for i in ids]
+
+
+def _own_renderings(prompts: Prompts, tokenizer: Any, rows: Rows | None, encoded: Any) -> list[int]:
+    """Prompts that are what the tokenizer's own template makes of their row, whatever marks it writes: of the first 100."""
+    if rows is None or not tokenizer.chat_template:
+        return []
+    template, vocabulary = ChatTemplate(tokenizer, declared=False), vocabulary_of(tokenizer)
+    found = []
+    for row, text in enumerate(_texts(prompts, tokenizer, LOOKED_AT)):
+        source = int(prompts.source[row])
+        asked = (
+            [t for t in rows.turns[source] or () if t.role != "assistant"] if 0 <= source < len(rows) else []
+        )
+        if len(asked) == 1 and vocabulary.text_as_bytes(asked[0].content) != text:
+            made = [t.removeprefix(tokenizer.bos_token or "") for t in _renderings(template, asked)]
+            found += [row] if text in map(vocabulary.text_as_bytes, made) else []
+    opening = _opening(template) if found else ""
+    return [] if len(opening) >= 4 and trained_with(opening, encoded, tokenizer) else found
+
+
+def _opening(template: ChatTemplate) -> str:
+    """What the template writes before a first message."""
+    text = next(iter(_renderings(template, [Turn("user", "Which?")])), "")
+    return text.partition("Which?")[0].removeprefix(template.tokenizer.bos_token or "").strip()
+
+
+def _renderings(template: ChatTemplate, turns: Sequence[Turn]) -> list[str]:
+    try:
+        return [template.render(turns, generation_prompt=asked) for asked in (True, False)]
+    except TemplateError:
+        return []
 
 
 def _said(rows: Rows | None, source: int, needle: bytes) -> int:

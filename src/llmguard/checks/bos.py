@@ -64,10 +64,8 @@ def every_row_has_one_bos(
     if source is not None:
         whole = align(found, source, tokenizer, template).status != Status.CUT_LEFT
     doubled = leading > 1
-    wanted = bool(prepended(tokenizer)) and add_special_tokens and not isinstance(template, ChatTemplate)
-    missing = (
-        (leading == 0) & whole & wanted & (found.input_ids.lengths > 0) & ~_rendered(found, source, tokenizer)
-    )
+    wanted = _wanted(found, source, tokenizer, template, add_special_tokens=add_special_tokens)
+    missing = (leading == 0) & whole & wanted & (found.input_ids.lengths > 0)
     return masks_tally(
         found,
         len(found),
@@ -77,12 +75,17 @@ def every_row_has_one_bos(
     )
 
 
-def _rendered(encoded: Encoded, rows: Rows | None, tokenizer: Any) -> Any:
-    """Rows that are exactly what the tokenizer's own chat template renders: it decides about BOS."""
-    if rows is None or not tokenizer.chat_template:
-        return np.zeros(len(encoded), dtype=bool)
-    own = encoded.__dict__.setdefault("_own_template", ChatTemplate(tokenizer, declared=False))
-    return align(encoded, rows, tokenizer, own).status == Status.EXACT
+def _wanted(
+    encoded: Encoded, rows: Rows | None, tokenizer: Any, template: Any, *, add_special_tokens: bool
+) -> Any:
+    """Rows that are to start with BOS: bool [rows]. For what the tokenizer's own chat template renders, the template decides."""
+    if isinstance(template, ChatTemplate):
+        return np.full(len(encoded), template.writes_bos)
+    wanted = np.full(len(encoded), bool(prepended(tokenizer)) and add_special_tokens)
+    if rows is not None and tokenizer.chat_template:
+        own = encoded.__dict__.setdefault("_own_template", ChatTemplate(tokenizer, declared=False))
+        wanted[align(encoded, rows, tokenizer, own).status == Status.EXACT] = own.writes_bos
+    return wanted
 
 
 def _inner(encoded: Encoded, rows: Rows | None, tokenizer: Any, template: Any, bos: int) -> Any:

@@ -57,6 +57,15 @@ class ChatTemplate:
         return control_tokens(self.tokenizer)
 
     @cached_property
+    def writes_bos(self) -> bool:
+        """Whether what it renders starts with the tokenizer's BOS."""
+        bos = self.tokenizer.bos_token
+        try:
+            return bool(bos) and self.render((Turn("user", "x"),)).startswith(bos)
+        except TemplateError:
+            return False
+
+    @cached_property
     def terminator(self) -> str:
         """What ends a response: the first special token after it, with the white space before that; '' where there is none."""
         turns = (Turn("user", "Which number comes after one?"), Turn("assistant", "Two, surely."))
