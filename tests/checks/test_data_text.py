@@ -87,23 +87,15 @@ def test_text_of_every_script_passes(text: str) -> None:
     assert not text_is_well_formed([qa(text, text.upper()), qa(text.title(), text.lower())])
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.text(
-        st.characters(exclude_categories=["Cs"], max_codepoint=0x3000, exclude_characters="\0\ufffd"),
-        max_size=12,
-    )
-)
+LETTERS = st.sampled_from("éèüßñçøæÅŁşžПриветΩλ日本語한글“”‘’–—…€°£🎉½×\u200bא")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(LETTERS, min_size=1, max_size=12))
 def test_garbled_text_is_given_back(text: str) -> None:
-    """Whatever is told as mojibake has an original that gives exactly these characters when it is read wrongly."""
-    found = text_is_well_formed([qa("q", text)])
-    for finding in found:
-        row = finding.evidence["rows"][0]
-        if "wrong encoding" in finding.message:
-            start = row["byte"]
-            assert garbled(row["likely"])[-3:] in garbled(row["likely"])
-            assert text.encode()[start:]
-            assert row["likely"] not in text
+    """Text that was read with the wrong encoding is told, with what it was."""
+    (found,) = text_is_well_formed([qa("q", garbled(text))])
+    assert found.evidence["rows"][0]["likely"] == text
 
 
 def test_messages_and_their_parts_are_looked_into() -> None:
