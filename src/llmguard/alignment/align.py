@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmguard.alignment.place import Cut, Placed, Stretch, Target, place
 from llmguard.encoded import Encoded
-from llmguard.formats import Kind, Piece
+from llmguard.formats import ChatTemplate, Kind, Piece
 from llmguard.formats.chat import TemplateError, control_tokens
 from llmguard.formats.pieces import split_blank
 from llmguard.ragged import Ints
@@ -71,8 +71,8 @@ def _align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any) -> Align
     flat, ends = vocabulary.spans(ids)
     row_ends = np.concatenate(([0], ends))[encoded.input_ids.offsets]
     text = flat.tobytes()
-    targets = _targets(encoded, rows, tokenizer, template, vocabulary)
     bytes_of = [text[start:stop] for start, stop in itertools.pairwise(row_ends.tolist())]
+    targets = _targets(bytes_of, encoded, rows, tokenizer, template, vocabulary)
     placed = [_placed(row, target) for row, target in zip(bytes_of, targets, strict=True)]
     terminator = _common_ending(placed)
     if terminator:  # looked for again, since it ends the earlier responses of a conversation too
@@ -89,13 +89,21 @@ def _answers(target: Target | None) -> int:
 
 
 def _targets(
-    encoded: Encoded, rows: Rows, tokenizer: Any, template: Any, vocabulary: Vocabulary
+    bytes_of: Sequence[bytes],
+    encoded: Encoded,
+    rows: Rows,
+    tokenizer: Any,
+    template: Any,
+    vocabulary: Vocabulary,
 ) -> list[Target | None]:
     ends = _ends(tokenizer, template)
     bos = squeeze(tokenizer.bos_token) if getattr(tokenizer, "bos_token", None) else b""
+    dated = isinstance(template, ChatTemplate) and bool(template.dates)
     return [
-        _target(rows.turns[s], template, vocabulary, ends, bos) if 0 <= s < len(rows) else None
-        for s in encoded.source.tolist()
+        _target(rows.turns[s], template.as_of(row) if dated else template, vocabulary, ends, bos)
+        if 0 <= s < len(rows)
+        else None
+        for s, row in zip(encoded.source.tolist(), bytes_of, strict=True)
     ]
 
 
@@ -129,7 +137,7 @@ def _ends(tokenizer: Any, template: Any) -> list[bytes]:
 def _target(
     turns: tuple[Turn, ...] | None, template: Any, vocabulary: Vocabulary, ends: list[bytes], bos: bytes
 ) -> Target | None:
-    if not turns or not any(t.role == "assistant" for t in turns):
+    if not turns or not any(t.answers for t in turns):
         return None
     pieces: list[Piece] = []
     if template is not None:
@@ -139,8 +147,22 @@ def _target(
             pieces = []
     texts = vocabulary.swallow([p.text for p in pieces])
     as_bytes = [(p.kind, p.turn, vocabulary.text_as_bytes(t)) for p, t in zip(pieces, texts, strict=True)]
-    contents = [(t.role == "assistant", vocabulary.text_as_bytes(t.content.strip())) for t in turns]
-    return Target(as_bytes, contents, ends, bos)
+    contents = [(t.answers, vocabulary.text_as_bytes(t.content.strip())) for t in turns]
+    if any(t.answers and t.said for t in turns):  # only the template knows how it writes them
+        return Target(as_bytes, _shown(contents, as_bytes), ends, bos) if as_bytes else None
+    return Target(as_bytes, contents, ends, bos, _shown(contents, as_bytes))
+
+
+def _shown(
+    contents: Sequence[tuple[bool, bytes]], pieces: Sequence[tuple[Kind, int, bytes]]
+) -> list[tuple[bool, bytes]]:
+    """Contents as the template shows them: thinking that it strips left out, tool calls that it writes put in."""
+    found, turn = [], -1
+    for answer, text in contents:
+        turn += answer
+        written = [b for k, t, b in pieces if t == turn and k in (Kind.RESPONSE, Kind.BLANK_WITHIN)]
+        found.append((answer, b"".join(written).strip() if answer and written else text))
+    return found
 
 
 def _common_ending(placed: Sequence[Placed]) -> bytes:

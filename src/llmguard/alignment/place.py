@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llmguard.formats import Kind
 
@@ -43,13 +43,15 @@ class Stretch:
 class Target:
     """What to look for.
 
-    `pieces`: (kind, turn, bytes); `contents`: (is a response, bytes); `ends`: the bytes of tokens that may end a response.
+    `pieces`: (kind, turn, bytes); `contents`: (is a response, bytes); `ends`: the bytes of tokens that may
+    end a response; `shown`: contents as the template writes them, tried where the contents themselves are not there.
     """
 
     pieces: Sequence[tuple[Kind, int, bytes]]
     contents: Sequence[tuple[bool, bytes]]
     ends: Sequence[bytes]
     bos: bytes = b""
+    shown: Sequence[tuple[bool, bytes]] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,11 @@ class Placed:
 
 def place(row: bytes, target: Target) -> Placed:
     """Find a row's text in its bytes: the whole text, a cut of it, or its contents one by one."""
-    return _exact(row, target) or _cut(row, target) or _contents(row, target)
+    found = _exact(row, target) or _cut(row, target) or _contents(row, target)
+    if found.cut is Cut.UNMATCHED and target.shown and list(target.shown) != list(target.contents):
+        again = _contents(row, replace(target, contents=target.shown))
+        return again if again.cut is not Cut.UNMATCHED else found
+    return found
 
 
 def _body(target: Target) -> list[tuple[Kind, int, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from llmguard.contract import Yields, check, row_check
 from llmguard.encoded import Encoded, as_encoded
 from llmguard.evidence.prompts import Prompts, as_prompts
 from llmguard.findings import Finding, Where, error, warning
+from llmguard.formats import ChatTemplate
 from llmguard.rows import Rows, as_rows
 from llmguard.tally import FIRST, Hits, Tally
 from llmguard.vocabulary import vocabulary_of
@@ -56,7 +58,8 @@ def training_starts_with_the_generation_prompt(
 ) -> Tally:
     """The ids of the prompt as built for generation are a prefix of the ids of the training row.
 
-    Rows whose start was cut off are not judged. A difference in white space alone at the seam is a warning.
+    Rows whose start was cut off are not judged. A difference in white space alone at the seam is a warning, one in the date
+    that the template writes is none: rows are prepared on one day and prompts built on another.
     """
     found, built = as_encoded(encoded), as_prompts(prompts, tokenizer)
     source = as_rows(rows) if rows is not None else None
@@ -69,8 +72,9 @@ def training_starts_with_the_generation_prompt(
             if status[e] != Status.CUT_LEFT and _answered(source, int(found.source[e]))
         ]
     kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in DIFFERENCES}
+    dates = _dates(tokenizer, template)
     for e, p in pairs:
-        kind = _difference(found.input_ids[e], built.input_ids[p], tokenizer)
+        kind = _difference(found.input_ids[e], built.input_ids[p], tokenizer, dates)
         if kind:
             kinds[kind].append(_example(found, built, source, e, p, tokenizer))
     tally = {k: Hits(len(v), len(v), tuple(v[:FIRST])) for k, v in kinds.items() if v}
@@ -87,7 +91,14 @@ def _pairs(encoded: Encoded, prompts: Prompts) -> list[tuple[int, int]]:
     return [(e, by_source[int(s)]) for e, s in enumerate(encoded.source) if int(s) in by_source]
 
 
-def _difference(row: Any, prompt: Any, tokenizer: Any) -> str:
+def _dates(tokenizer: Any, template: Any) -> re.Pattern[bytes] | None:
+    """What the dates look like that the template in use writes."""
+    if isinstance(template, ChatTemplate):
+        return template.dated
+    return ChatTemplate(tokenizer).dated if tokenizer.chat_template else None
+
+
+def _difference(row: Any, prompt: Any, tokenizer: Any, dates: re.Pattern[bytes] | None) -> str:
     length = min(len(row), len(prompt))
     if np.array_equal(row[:length], prompt[:length]):
         return ""
@@ -100,6 +111,8 @@ def _difference(row: Any, prompt: Any, tokenizer: Any) -> str:
         _unled(start, bos).startswith(_unled(text, bos)) and start.startswith(bos) != text.startswith(bos)
     ):
         return "bos"
+    if dates and dates.sub(b"", start).startswith(dates.sub(b"", text)):
+        return ""
     first = int(np.argmax(row[:length] != prompt[:length]))
     at_the_end = not vocabulary.bytes_of(prompt[first:]).strip() and start.startswith(text.rstrip())
     return "seam" if at_the_end else "pieces" if start.startswith(text) else "differs"

@@ -53,7 +53,13 @@ def every_wanted_turn_is_trained(
         )
         > 0
     )
-    only_last = wanted & (alignment.responses > 1) & ~rows_last & ~earlier_trained & (found.input_ids.count(missing) > 0)
+    only_last = (
+        wanted
+        & (alignment.responses > 1)
+        & ~rows_last
+        & ~earlier_trained
+        & (found.input_ids.count(missing) > 0)
+    )
     some = missing & ~per_token(found, only_last)
     return masks_tally(
         found,

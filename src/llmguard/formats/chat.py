@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from llmguard.formats.dates import at_moment, formats_in, moment_in, pattern_of
 from llmguard.formats.pieces import Kind, Piece, common_start, join
 from llmguard.rows.turns import Turn
 
@@ -27,13 +30,17 @@ def control_tokens(tokenizer: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The chat template of `tokenizer` (or `text` in its place). Text that it renders is encoded without adding special tokens."""
+    """The chat template of `tokenizer` (or `text` in its place), at `moment` where it writes dates (now, by default).
+
+    Text that it renders is encoded without adding special tokens.
+    """
 
     tokenizer: Any
     text: str | None = None
     declared: bool = True
     name: str = "chat-template"
     add_special_tokens: bool = False
+    moment: dt.datetime | None = None
 
     def render(self, turns: Sequence[Turn], *, generation_prompt: bool = False) -> str:
         """The text of some turns.
@@ -42,14 +49,39 @@ class ChatTemplate:
             TemplateError: the template refuses them (roles that must alternate, no system role, missing variables).
         """
         messages = [t.message() for t in turns]
+        given = {"chat_template": self._source, "add_generation_prompt": generation_prompt}
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, chat_template=self.text, tokenize=False, add_generation_prompt=generation_prompt
-                )
-            )
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **given))
         except Exception as bad:  # whatever a template raises is the template's word
             raise TemplateError(str(bad).splitlines()[0] if str(bad) else type(bad).__name__) from None
+
+    @cached_property
+    def _source(self) -> str | None:
+        """The template to render with: the tokenizer's own (None) unless another text or another day is wanted."""
+        if self.moment is None or not self.dates:
+            return self.text
+        return f"{at_moment(self.dates, self.moment)}{self.text or self.tokenizer.chat_template}"
+
+    @cached_property
+    def dates(self) -> tuple[str, ...]:
+        """The formats that it writes today's date in."""
+        source = self.text or self.tokenizer.chat_template
+        return formats_in(source) if isinstance(source, str) else ()
+
+    @cached_property
+    def dated(self) -> re.Pattern[bytes] | None:
+        """What its dates look like, without spaces; None where it writes none."""
+        return pattern_of(self.dates)
+
+    def as_of(self, row: bytes) -> ChatTemplate:
+        """The template on the day that a row was rendered on, as far as the row's bytes say it."""
+        moment = moment_in(row, self.dates) if self.dates else None
+        if moment is None:
+            return self
+        known: dict[dt.datetime, ChatTemplate] = self.__dict__.setdefault("_as_of", {})
+        if moment not in known:
+            known[moment] = replace(self, moment=moment)
+        return known[moment]
 
     @cached_property
     def control(self) -> tuple[str, ...]:
@@ -99,13 +131,13 @@ class ChatTemplate:
         found: list[Piece] = []
         at = answered = 0
         for position, turn in enumerate(turns):
-            if turn.role != "assistant":
+            if not turn.answers:
                 continue
             start, end = self._content(text, turns, position, at)
             found += self._response(text, (at, start, end), self._prefix(turns[:position]), answered)
             at = sum(len(p.text) for p in found)
             answered += 1
-        kind = Kind.TAIL if turns and turns[-1].role == "assistant" else Kind.PROMPT
+        kind = Kind.TAIL if turns and turns[-1].answers else Kind.PROMPT
         return join([*found, Piece(kind, text[at:], answered - 1 if kind is Kind.TAIL else -1)])
 
     def _response(self, text: str, span: tuple[int, int, int], prefix: str, turn: int) -> list[Piece]:
@@ -136,6 +168,8 @@ class ChatTemplate:
 
     def _content(self, text: str, turns: Sequence[Turn], position: int, at: int) -> tuple[int, int]:
         content = turns[position].content
+        if turns[position].said:
+            return self._content_by_change(text, turns, position, at)
         for shown in (content, content.strip()):
             if len(shown) > 12 and text.count(shown) == 1 and text.find(shown) >= at:
                 start = text.find(shown)
@@ -143,8 +177,9 @@ class ChatTemplate:
         return self._content_by_change(text, turns, position, at)
 
     def _content_by_change(self, text: str, turns: Sequence[Turn], position: int, at: int) -> tuple[int, int]:
-        """Where the content of a turn stands: what changes when it is replaced, and nothing else."""
-        other = Turn(turns[position].role, "\u2603 other words \u2603", extra=turns[position].extra)
+        """Where a turn stands, tool calls and thinking included: what changes when it is replaced, and nothing else."""
+        kept = {k: v for k, v in turns[position].extra.items() if k not in turns[position].said}
+        other = Turn(turns[position].role, "\u2603 other words \u2603", extra=kept)
         changed = self.render([*turns[:position], other, *turns[position + 1 :]])
         start = common_start(text, changed)
         end = len(text) - common_start(text[start:][::-1], changed[start:][::-1])

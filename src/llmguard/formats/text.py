@@ -42,13 +42,15 @@ class TextFormat:
         for position, turn in enumerate(turns):
             if position and turns[position - 1].role == "assistant" and turn.role != "assistant":
                 found.append(Piece(Kind.PROMPT, self.between))
-            found += self._turn(turn, sum(t.role == "assistant" for t in turns[:position]))
+            found += self._turn(turn, sum(t.answers for t in turns[:position]))
         return join(found)
 
     def _turn(self, turn: Turn, answered: int) -> list[Piece]:
         if turn.role != "assistant":
             role = turn.role if turn.role in self.before else "user"
             return [Piece(Kind.PROMPT, self.before[role] + turn.content + self.after.get(role, ""))]
+        if not turn.wanted:
+            return [Piece(Kind.PROMPT, self.before["assistant"] + self.opening + turn.content + self.end)]
         return [
             Piece(Kind.PROMPT, self.before["assistant"]),
             Piece(Kind.RESPONSE, self.opening + turn.content, answered),

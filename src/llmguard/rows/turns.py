@@ -35,14 +35,34 @@ ROLES: dict[str, str] = {
 """Role names in use -> the role they mean."""
 
 
+SAID = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+"""Keys of a message that a template writes out as part of the response."""
+WANTED = ("train", "weight")
+"""Keys that say whether a message is trained (axolotl, OpenAI)."""
+
+
 @dataclass(frozen=True)
 class Turn:
-    """One turn. `role` is canonical where it is known, `written` is what the data say; `extra` keeps other keys (tool calls, thinking)."""
+    """One turn. `role` is canonical where it is known, `written` is what the data say; `extra` keeps other keys (tool calls, thinking).
+
+    `wanted` is false where the data say that it is not to be trained (`"train": false`, `"weight": 0`).
+    """
 
     role: str
     content: str
     written: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    wanted: bool = True
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is a response that is to be trained."""
+        return self.role == "assistant" and self.wanted
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The keys of `extra` that hold what the turn says beside its content."""
+        return tuple(k for k in SAID if self.extra.get(k))
 
     def message(self) -> dict[str, Any]:
         """As `apply_chat_template` takes it."""
@@ -88,12 +108,10 @@ def _turn(message: Any) -> Turn | None:
     content = _text(message.get("content", message.get("value")), message)
     if not isinstance(role, str) or content is None:
         return None
-    extra = {
-        k: v
-        for k, v in message.items()
-        if k not in ("role", "from", "content", "value", "weight", "train") and v is not None
-    }
-    return Turn(ROLES.get(role.strip().lower(), role), content, role, extra)
+    known = ("role", "from", "content", "value", *WANTED)
+    extra = {k: v for k, v in message.items() if k not in known and v is not None}
+    wanted = not any(message.get(k) is False or message.get(k) == 0 for k in WANTED if k in message)
+    return Turn(ROLES.get(role.strip().lower(), role), content, role, extra, wanted)
 
 
 def _text(content: Any, message: Mapping[str, Any]) -> str | None:

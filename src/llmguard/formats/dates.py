@@ -1,0 +1,56 @@
+"""Templates that write today's date: which formats they ask for, and on which day a row was rendered."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Sequence
+
+__all__ = ["at_moment", "formats_in", "moment_in", "pattern_of"]
+
+PARTS = {
+    "%d": r"\d{2}", "%-d": r"\d{1,2}", "%m": r"\d{2}", "%-m": r"\d{1,2}", "%Y": r"\d{4}", "%y": r"\d{2}", "%H": r"\d{2}",
+    "%I": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}", "%p": "[AP]M", "%b": "[A-Z][a-z]{2}", "%B": "[A-Z][a-z]{2,8}",
+    "%a": "[A-Z][a-z]{2}", "%A": "[A-Z][a-z]{5,8}",
+}  # fmt: skip
+"""Directives of strftime -> what they write in English."""
+
+
+def formats_in(template: str) -> tuple[str, ...]:
+    """The formats that a template asks `strftime_now` for."""
+    return tuple(dict.fromkeys(f for _, f in re.findall(r"""strftime_now\(\s*(["'])(.*?)\1""", template)))
+
+
+def at_moment(formats: Sequence[str], moment: dt.datetime) -> str:
+    """What to put before a template, so that it writes another day: a macro in the place of `strftime_now`."""
+    written = json.dumps({f: moment.strftime(f) for f in formats})
+    return f'{{% macro strftime_now(form) %}}{{{{ {written}[form] }}}}{{% endmacro %}}{{{{ "" }}}}'
+
+
+def pattern_of(formats: Sequence[str]) -> re.Pattern[bytes] | None:
+    """What any of some strftime formats writes, without spaces (see vocabulary); None where one of them is not known."""
+    found = []
+    for each in formats:
+        parts = re.split(r"(%-?[A-Za-z%])", each.replace(" ", ""))
+        if any(p.startswith("%") and p not in PARTS for p in parts):
+            return None
+        found.append("".join(PARTS[p] if p.startswith("%") else re.escape(p) for p in parts))
+    return re.compile("|".join(f"(?:{f})" for f in found).encode()) if found else None
+
+
+def moment_in(row: bytes, formats: Sequence[str]) -> dt.datetime | None:
+    """When a row was rendered, from the first date in its bytes (without spaces); None where there is none."""
+    date, time = None, dt.time()
+    for each in formats:
+        pattern = pattern_of([each])
+        found = pattern.search(row) if pattern else None
+        if found is None:
+            continue
+        try:
+            read = dt.datetime.strptime(found.group().decode(), each.replace(" ", "").replace("%-", "%"))
+        except ValueError:
+            continue
+        date = read.date() if "%d" in each or "%Y" in each else date
+        time = read.time() if "%H" in each or "%I" in each else time
+    return dt.datetime.combine(date, time) if date else None
