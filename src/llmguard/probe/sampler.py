@@ -129,7 +129,8 @@ class Window:
             "imports": sample.beats > start.beats,
             "steps": sample.steps != start.steps,
             "reading": self._read(sample) >= _MOVED_BYTES,
-            "files": sample.fs_moves > 0,
+            # waiting for the disk while printing is printing
+            "files": sample.fs_moves > 0 and sample.output == self.last.output,
             "computing": self.computing_counts and self._computed(sample),
             "starved": self._starved(sample),
         }
