@@ -52,7 +52,7 @@ def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("--co", "-q"), ("-m", "not slow", "-W", "error"), ("--fixtures",), ("-n", "1")]
+    "arguments", [("-m", "not slow", "-W", "error"), ("--co", "-q"), ("--fixtures",), ("-n", "1")]
 )
 def test_a_session_that_does_not_use_us_loads_nothing(session: Path, arguments: tuple[str, ...]) -> None:
     """At `pytest_unconfigure` our start-up modules are all that is there more than without us; nothing was printed.
