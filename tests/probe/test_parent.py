@@ -102,6 +102,24 @@ def test_a_parent_that_ends_takes_its_probe_along(tmp_path: Path, alive: Alive) 
     assert _until(lambda: list(tmp_path.iterdir()) == [], 2.0)
 
 
+def test_a_parent_that_never_asks_for_the_result_leaves_no_files(tmp_path: Path) -> None:
+    """The probe has long ended when its parent exits; its files go all the same."""
+    then = "running.cancel()\nold = probe.start('pass', timeout=60)\nwhile not old.done: pass"
+    driver, _ = _driver(then, tmp_path)
+    assert _finish(driver) == ""
+    assert _until(lambda: list(tmp_path.iterdir()) == [], 2.0)
+
+
+def test_a_finished_probe_that_is_dropped_leaves_no_files(clean: Path) -> None:
+    """The same within one process."""
+    running = probe.start("pass", timeout=60)
+    while not running.done:
+        time.sleep(0.01)
+    del running
+    gc.collect()
+    assert _until(lambda: list(clean.iterdir()) == [], 2.0)
+
+
 def test_a_dropped_probe_ends(clean: Path, alive: Alive) -> None:
     """A probe that nobody holds any more is ended and cleaned up by its supervisor."""
     dropped = probe.start(SLEEP, timeout=600)

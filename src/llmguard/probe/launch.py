@@ -93,8 +93,8 @@ class _Handles:
     def _collect_late(self) -> None:
         """The launch came back after it had been given up: the supervisor sees a closed lifeline and ends by
         itself."""
-        self.reap(5.0)
-        scratch.remove(self.folder)
+        if self.reap(5.0) and self.folder:
+            scratch.remove(self.folder)
 
     def call_off(self, forget: bool = False) -> None:
         """Tell the supervisor to end everything; with `forget`, that nobody will read its report."""
@@ -120,16 +120,25 @@ class _Handles:
         return True
 
     def abandon(self) -> None:
-        """Nobody holds the probe any more: its supervisor ends it and removes its files."""
+        """Nobody will ask for the result: whoever is the last one alive, supervisor or this process, removes the files."""
         if os.getpid() != self.owner:
             return
         self.launched.wait(1.0)  # an interpreter that exits would cut the launch in half
         self.call_off(forget=True)
+        if self.ended():
+            scratch.remove(self.folder)
         self._close_done()
         try:
-            threading.Thread(target=self.reap, args=(5.0,), name="llmguard-reap", daemon=True).start()
+            threading.Thread(target=self._collect_late, name="llmguard-reap", daemon=True).start()
         except RuntimeError:  # the interpreter is on its way out: the system will reap
             return
+
+    def ended(self, seconds: float = 0.0) -> bool:
+        """Whether the supervisor has ended, or was never started; waits for it for at most so long."""
+        if self.process is None or self.done < 0:
+            return True
+        ready, _, _ = select.select([self.done], [], [], max(0.0, seconds))
+        return bool(ready)
 
     def _close_done(self) -> None:
         if self.done >= 0:
@@ -202,10 +211,7 @@ class Probe:
         stop = time.monotonic() + seconds
         if not self._handles.launched.wait(seconds):
             return False
-        if self._handles.process is None or self._handles.done < 0:
-            return True
-        ready, _, _ = select.select([self._handles.done], [], [], max(0.0, stop - time.monotonic()))
-        return bool(ready)
+        return self._handles.ended(stop - time.monotonic())
 
     def _collect(self, ended: bool) -> ProbeResult:
         handles = self._handles

@@ -270,7 +270,7 @@ class Supervisor:
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump(found, file)
         os.rename(f"{path}.new", path)
-        return None
+        return self._forget() if self._told_to_forget() else None
 
     def _told_to_forget(self) -> bool:
         """A byte on the lifeline says that nobody will read the report."""
@@ -278,9 +278,12 @@ class Supervisor:
         return bool(ready and os.read(self.lifeline, 1))
 
     def _forget(self) -> None:
-        for name in os.listdir(self.folder):
-            os.unlink(f"{self.folder}/{name}")
-        os.rmdir(self.folder)
+        try:
+            for name in os.listdir(self.folder):
+                os.unlink(f"{self.folder}/{name}")
+            os.rmdir(self.folder)
+        except OSError:  # the parent was quicker
+            return
 
 
 def _survivor(thread: dict[str, object], refused: dict[int, str]) -> dict[str, object]:
