@@ -87,6 +87,7 @@ CHECKS: tuple[Entry, ...] = (
     # masking
     _entry("masking", "labels_are_made", "encoded", over="encoded", bugs="labels_never_made", room="pipeline"),
     _entry("masking", "every_row_has_a_supervised_token", "encoded", over="encoded", bugs="loss_mask_fragile", room="labels"),
+    _entry("masking", "columns_are_as_long_as_their_ids", "encoded", over="encoded", room="labels"),
     _entry("masking", "labels_are_not_shifted", "encoded", over="encoded", room="labels"),
     _entry("masking", "every_prompt_token_is_masked", "encoded", "rows", "tokenizer", over="encoded", bugs="everything_trained_prompt_included loss_mask_fragile"),
     _entry("masking", "every_response_token_is_trained", "encoded", "rows", "tokenizer", over="encoded", bugs="loss_mask_fragile"),
@@ -171,11 +172,12 @@ CHECKS: tuple[Entry, ...] = (
     _entry("model", "weights_are_complete", "model"),
     _entry("model", "tokenizer_belongs_to_the_model", "tokenizer", "model"),
     # adapter
-    _entry("adapter", "adapter_files_are_whole", "adapter", bugs="wrong_adapter_path"),
+    _entry("adapter", "adapter_files_are_whole", "adapter_files", bugs="wrong_adapter_path"),
     _entry("adapter", "adapter_is_trained", "adapter", bugs="wrong_adapter_path"),
     _entry("adapter", "adapter_belongs_to_its_base", "adapter", "model", bugs="wrong_adapter_path"),
     _entry("adapter", "adapter_is_newer_than_its_data", "adapter", "project", bugs="wrong_adapter_path"),
     _entry("adapter", "adapter_keeps_added_tokens", "adapter", "model", "tokenizer"),
+    _entry("adapter", "adapter_changes_the_model", "adapter_effect", tier="sentinel", bugs="wrong_adapter_path", room="adapter_effect"),
     # environment
     _entry("environment", "torch_imports_in_time", "environment"),
     _entry("environment", "gpu_is_available", "environment"),

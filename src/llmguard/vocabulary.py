@@ -49,7 +49,7 @@ class Vocabulary:
     `table`: uint8, all tokens' bytes one after the other; `starts`, `lengths`: int64 [ids]. `special`: bool [ids], control
     tokens; `added`: bool [ids], every added token. `normalizer`: what the tokenizer does to text before it looks tokens up.
     `swallows_after`, `swallows_before`: added tokens that take the white space behind or before them (`rstrip`, `lstrip`).
-    `control`: the control texts of any model family that are one id here, with that id. `tokens`: every token as it is written in the vocabulary.
+    `control`: the control texts of any model family that are one id here, with that id. `tokens`: every token as written.
     """
 
     table: Bytes
@@ -82,6 +82,11 @@ class Vocabulary:
         index = np.arange(total, dtype=np.int64) + np.repeat(self.starts[safe] - (ends - lengths), lengths)
         return self.table[index], ends
 
+    def lengths_of(self, ids: Ints) -> Ints:
+        """How many bytes each id holds: int64 [tokens]; ids outside of the vocabulary hold none."""
+        known = (ids >= 0) & (ids < len(self))
+        return np.where(known, self.lengths[np.where(known, ids, 0)], 0)
+
     def bytes_of(self, ids: Ints) -> bytes:
         """The bytes of a few ids."""
         return self.spans(np.asarray(ids, dtype=np.int64))[0].tobytes()
@@ -104,7 +109,7 @@ class Vocabulary:
             return (
                 written.replace(METASPACE, " ")
                 if not written.startswith("<0x")
-                else self.bytes_of([token]).decode("utf-8", "replace")
+                else self.bytes_of(np.array([token])).decode("utf-8", "replace")
             )
         try:
             return bytes([BYTE_LEVEL[c] for c in written]).decode("utf-8", "replace")

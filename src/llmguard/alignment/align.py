@@ -32,7 +32,8 @@ class Alignment:
     """What every token is for.
 
     `kind`: uint8 [tokens], of `Kind`; `turn`: int16 [tokens], the assistant turn or -1; `status`: uint8 [rows], of `Status`;
-    `responses`: int16 [rows], assistant turns in the source row; `lost`: for each row the contents that are not in its ids.
+    `responses`: int16 [rows], assistant turns in the source row; `lost`: for each row the contents that are not in its ids;
+    `runs_on`, `ended_otherwise`: bool [rows], see `Placed`.
     """
 
     kind: NDArray[np.uint8]
@@ -40,6 +41,8 @@ class Alignment:
     status: NDArray[np.uint8]
     responses: NDArray[np.int16]
     lost: Sequence[tuple[int, ...]]
+    runs_on: NDArray[np.bool_]
+    ended_otherwise: NDArray[np.bool_]
     vocabulary: Vocabulary
     terminator: bytes
 
@@ -81,7 +84,11 @@ def _align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any) -> Align
     kind, turn = _kinds(placed, ends, row_ends, encoded, vocabulary)
     status = np.fromiter((p.cut for p in placed), dtype=np.uint8, count=len(placed))
     responses = np.fromiter((_answers(t) for t in targets), dtype=np.int16, count=len(targets))
-    return Alignment(kind, turn, status, responses, [p.lost for p in placed], vocabulary, terminator)
+    lost = [p.lost for p in placed]
+    runs_on, otherwise = (
+        np.array([getattr(p, n) for p in placed], bool) for n in ("runs_on", "ended_otherwise")
+    )
+    return Alignment(kind, turn, status, responses, lost, runs_on, otherwise, vocabulary, terminator)
 
 
 def _answers(target: Target | None) -> int:

@@ -56,12 +56,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where everything of a row is. `remainder`: the bytes behind the last response; `lost`: contents that are not there."""
+    """Where everything of a row is.
+
+    `remainder`: the bytes behind the last response; `lost`: contents that are not there. `runs_on`: other text follows the last
+    response; `ended_otherwise`: another token ends it than the one that its template writes.
+    """
 
     cut: Cut
     stretches: list[Stretch] = field(default_factory=list)
     remainder: bytes = b""
     lost: tuple[int, ...] = ()
+    runs_on: bool = False
+    ended_otherwise: bool = False
 
 
 def place(row: bytes, target: Target) -> Placed:
@@ -99,7 +105,10 @@ def _laid_out(row: bytes, pieces: Sequence[tuple[Kind, int, bytes]], at: int, ta
     for kind, turn, text in pieces:
         stretches.append(Stretch(position, kind, turn))
         position += len(text)
-    return _finished(Cut.EXACT, row, stretches, position, pieces[-1][1], target)
+    found = _finished(Cut.EXACT, row, stretches, position, pieces[-1][1], target)
+    own = next((b.lstrip(WHITE) for k, _, b in target.pieces[len(pieces) :] if k is Kind.TERMINATOR), b"")
+    ended = found.stretches[-2].kind is Kind.TERMINATOR
+    return replace(found, ended_otherwise=ended and not found.remainder.lstrip(WHITE).startswith(own))
 
 
 def _finished(
@@ -118,7 +127,7 @@ def _finished(
         Stretch(end, Kind.TERMINATOR if stop else Kind.TAIL, turn),
         Stretch(end + stop, Kind.TAIL, turn),
     ]
-    return Placed(cut, found, rest, lost)
+    return Placed(cut, found, rest, lost, runs_on=not stop and bool(rest.strip(WHITE)))
 
 
 def end_of_terminator(rest: bytes, ends: Sequence[bytes]) -> int:

@@ -23,10 +23,16 @@ from llmguard.rows import as_rows
 from llmguard.tally import Tally
 
 __all__ = [
+    "columns_are_as_long_as_their_ids",
     "every_row_has_a_supervised_token",
     "labels_are_not_shifted",
     "padding_is_never_trained",
 ]
+
+PER_TOKEN = (
+    "labels", "attention_mask", "completion_mask", "assistant_masks", "position_ids", "token_type_ids",
+)  # fmt: skip
+"""Columns with a value for every id."""
 
 
 @row_check
@@ -37,7 +43,7 @@ def every_row_has_a_supervised_token(encoded: Any, rows: Any = None) -> Tally:
     such rows without a word. Looks at labels alone; needs no tokenizer.
     """
     found = as_encoded(encoded)
-    if not found.has_labels:
+    if not found.has_labels or not found.labels.same_shape(found.input_ids):
         return Tally()
     bare = found.input_ids.count(found.trained) == 0
     return masks_tally(
@@ -67,6 +73,40 @@ def _bare_rows(tally: Tally) -> Iterator[Finding]:
             expected="at least one label in every row",
             actual=f"{tally['bare'].rows} rows without",
             evidence=evidence_of(tally["bare"]),
+        )
+
+
+@row_check
+def columns_are_as_long_as_their_ids(encoded: Any, rows: Any = None) -> Tally:
+    """Labels, attention mask and the like have one value for every id of their row."""
+    found = as_encoded(encoded)
+    source = as_rows(rows) if rows is not None else None
+    kinds = {}
+    for name in PER_TOKEN:
+        column = found.columns.get(name)
+        if column is not None and not column.same_shape(found.input_ids):
+            other = column.lengths != found.input_ids.lengths
+            lengths = {"length": column.lengths, "ids": found.input_ids.lengths}
+            kinds[name] = row_hits(found, source, other, **lengths)
+    return masks_tally(found, len(found), **kinds)
+
+
+@columns_are_as_long_as_their_ids.explain
+def _other_lengths(tally: Tally) -> Iterator[Finding]:
+    for name, found in tally.hits.items():
+        first = found.examples[0]
+        yield error(
+            first_where(found),
+            what=(
+                f"{tally.rate(name)} have {name} of another length than their input_ids "
+                f"({first['length']} and {first['ids']} in the first; {names_of(found)})"
+            ),
+            why="the collator fails, or pads both to one width: every label then stands at another token than its own",
+            cause="ids were truncated, padded or given a BOS or EOS, and this column was not",
+            remedy="change all columns of a row together, and cut them to the same length",
+            expected=f"{first['ids']} values",
+            actual=f"{first['length']} values",
+            evidence=evidence_of(found),
         )
 
 

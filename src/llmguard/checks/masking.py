@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from llmguard.alignment import Alignment
 from llmguard.checks.tokens_of_rows import (
     aligned,
     evidence_of,
@@ -18,6 +21,7 @@ from llmguard.checks.tokens_of_rows import (
     trained_turns,
 )
 from llmguard.contract import row_check
+from llmguard.encoded import Encoded
 from llmguard.findings import Finding, error, warning
 from llmguard.formats import Kind
 from llmguard.tally import Tally
@@ -36,7 +40,7 @@ def every_prompt_token_is_masked(
     """No token of a prompt (system, user, tool turns, role headers) is trained, unless the project says `train_on = "all"`.
 
     White space alone at the seam is a warning; what a template writes between generation prompt and response (an empty
-    thinking block) may be trained or not.
+    thinking block) may be trained or not, and is one if its end is trained without its start.
     """
     found, source, alignment = aligned(encoded, rows, tokenizer, template)
     if train_on == "all" or not found.has_labels:
@@ -51,6 +55,7 @@ def every_prompt_token_is_masked(
             & ~last_turn(found, alignment)
         )
     blank = alignment.of(Kind.BLANK_BEFORE) & found.trained & judged
+    blank |= _half_trained(found, alignment) & judged
     everything = (found.input_ids.count(wrong) > 0) & (
         found.input_ids.count(found.trained) == found.input_ids.lengths
     )
@@ -62,6 +67,16 @@ def every_prompt_token_is_masked(
         seam=hits(found, source, blank, alignment),
         all=all_rows,
     )
+
+
+def _half_trained(encoded: Encoded, alignment: Alignment) -> Any:
+    """Trained tokens at the seam behind masked ones that hold text: bool [tokens]."""
+    ids = encoded.input_ids
+    seam = alignment.of(Kind.SEAM) & (alignment.vocabulary.lengths_of(ids.values) > 0)
+    masked = seam & ~encoded.trained
+    found = np.zeros_like(seam)
+    found[1:] = seam[1:] & encoded.trained[1:] & masked[:-1] & (ids.position[1:] > 0)
+    return found
 
 
 @every_prompt_token_is_masked.explain
@@ -94,9 +109,9 @@ def _trained_prompts(tally: Tally) -> Iterator[Finding]:
     if seam.rows and not prompt.rows:
         yield warning(
             first_where(seam),
-            what=f"{tally.rate('seam')} train the white space between prompt and response",
+            what=f"{tally.rate('seam')} train a part of what stands between prompt and response",
             why=(
-                "at generation time this white space is part of the prompt, so that training it is wasted, "
+                "at generation time what stands there is part of the prompt, so that training it is wasted, "
                 "and a sign that the boundary is one token off"
             ),
             cause="the mask ends with the role marker and not with the line break behind it",

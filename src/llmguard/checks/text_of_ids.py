@@ -22,12 +22,17 @@ __all__ = [
 ]
 
 
+LIVE = ("train", "validation", "collate")
+"""Rows that the project's `encode` made in this session: they cannot be out of date."""
+
+
 @row_check
 def ids_match_their_text(encoded: Any, rows: Any, tokenizer: Any, template: Any = None) -> Tally:
     """The ids of every row hold the text of its source row: every prompt and every response (truncation allowed for).
 
     Also no two rows have the same ids under different responses. Compares bytes, not tokens: how prompt and response were
-    tokenised does not matter here. If most rows lack their prompt (a builder that rewrites it), only responses are judged.
+    tokenised does not matter here. If most rows lack their prompt (a builder that rewrites it), only responses are judged; if
+    most rows that `encode` has just made lack their response, it rewrites that too, which is a warning.
     """
     found, source = as_encoded(encoded), as_rows(rows)
     alignment = align(found, source, tokenizer, template)
@@ -39,10 +44,15 @@ def ids_match_their_text(encoded: Any, rows: Any, tokenizer: Any, template: Any 
     )
     if prompts.sum() * 2 > max(int(known.sum()), 1):
         prompts[:] = False
+    longer = alignment.runs_on & (alignment.runs_on.sum() * 2 <= known.sum())
+    rewritten = bool(stale.sum() * 2 > known.sum()) and found.name in LIVE
+    bad = {"rewritten" if rewritten else "response": stale, "prompt": prompts, "longer": longer}
     return masks_tally(
-        found, int(known.sum()), response=row_hits(found, source, stale, alignment), prompt=row_hits(found, source, prompts, alignment),
+        found,
+        int(known.sum()),
+        **{kind: row_hits(found, source, rows_of, alignment) for kind, rows_of in bad.items()},
         same=row_hits(found, source, _same_ids(found, source), alignment),
-    )  # fmt: skip
+    )
 
 
 def _same_ids(encoded: Encoded, rows: Rows) -> Any:
@@ -70,6 +80,7 @@ def _stale(tally: Tally) -> Iterator[Finding]:
     for kind, what in (
         ("response", "do not hold the response of their row"),
         ("prompt", "do not hold the prompt of their row"),
+        ("longer", "hold more than the response of their row"),
     ):
         found = tally[kind]
         if found.rows:
@@ -89,6 +100,15 @@ def _stale(tally: Tally) -> Iterator[Finding]:
                 actual="other text",
                 evidence=evidence_of(found),
             )
+    if tally["rewritten"].rows:
+        yield warning(
+            first_where(tally["rewritten"]),
+            what=f"{tally.rate('rewritten')} that encode returns do not hold the response of their row",
+            why="what is trained is not what the data say, and labels of these rows cannot be told right from wrong",
+            cause="encode reads other columns than the project file names, or rewrites the text (strips markup, normalises)",
+            remedy="name the columns that encode reads in `[data]`; rewrite the data once, before the split is written",
+            evidence=evidence_of(tally["rewritten"]),
+        )
     if tally["same"].rows and not tally["response"].rows:
         yield error(
             first_where(tally["same"]),

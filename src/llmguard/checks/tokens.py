@@ -47,6 +47,7 @@ def tokenizer_loads(loading: dict[str, Any]) -> Yields:
 def response_ends_with_its_terminator(encoded: Any, rows: Any, tokenizer: Any, template: Any = None) -> Tally:
     """Every response is followed by a token that ends it: EOS, the template's end of turn, or the format's `end`.
 
+    Where a format is declared, another end than its own is a warning: generation in that format may not stop at it.
     Responses that truncation cut off are left to the truncation checks.
     """
     found, source = as_encoded(encoded), as_rows(rows)
@@ -57,7 +58,9 @@ def response_ends_with_its_terminator(encoded: Any, rows: Any, tokenizer: Any, t
     without = whole & ~ended
     templates_own = isinstance(template, ChatTemplate) and not template.terminator
     kind = "unended" if templates_own else "missing"
-    return masks_tally(found, int(whole.sum()), **{kind: row_hits(found, source, without, alignment)})
+    otherwise = alignment.ended_otherwise & (template is not None and template.declared)
+    kinds = {kind: row_hits(found, source, without, alignment)}
+    return masks_tally(found, int(whole.sum()), **kinds, other=row_hits(found, source, otherwise, alignment))
 
 
 @response_ends_with_its_terminator.explain
@@ -72,6 +75,15 @@ def _terminators(tally: Tally) -> Iterator[Finding]:
             expected="EOS or the end-of-turn token behind the response",
             actual="the row ends with the response",
             evidence=evidence_of(tally["missing"]),
+        )
+    if tally["other"].rows:
+        yield warning(
+            first_where(tally["other"]),
+            what=f"{tally.rate('other')} end with another token than their format writes ({names_of(tally['other'])})",
+            why="generation that stops at the format's end of turn runs on behind the one that was learnt",
+            cause="EOS appended by hand to text that a template without it rendered, or the end of another format",
+            remedy="end responses as the declared format does, or declare the format that you mean",
+            evidence=evidence_of(tally["other"]),
         )
     if tally["unended"].rows:
         yield warning(
