@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmguard import Finding, Findings, Severity, probe
+from llmguard import Audit, Finding, Findings, Project, Severity, load_project, probe
+from llmguard.catalogue import CHECKS
 from llmguard.checks.environment import (
     gpu_is_available,
     open_file_limit_is_enough,
@@ -16,8 +17,9 @@ from llmguard.checks.environment import (
 )
 from llmguard.checks.torch_import import cause_and_remedy
 from llmguard.errors import EvidenceError, MissingEvidence
+from llmguard.evidence import Evidence
 from llmguard.probe import Failure, ProbeResult, Verdict
-from llmguard.probe.environment import Environment, Gpu, Torch
+from llmguard.probe.environment import Environment, Folder, Gpu, Torch
 
 FINE = "class Tensor: pass\n__version__ = '9.9.9'\n"
 NO_SITE_PACKAGES = "import sys\nsys.path[:] = [path for path in sys.path if 'site-packages' not in path]\n"
@@ -340,3 +342,68 @@ def test_interpreters_outside_the_range_are_told(version: tuple[int, int], fine:
 def test_this_interpreter_is_the_default() -> None:
     """What is looked at is what runs."""
     assert Environment("/project").python == sys.version_info[:2]
+
+
+def _provided(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """What the provider makes of a project file."""
+    monkeypatch.delenv("MODEL_PATH", raising=False)
+    (tmp_path / "llmguard.toml").write_text(text)
+    found = Evidence(load_project(tmp_path / "llmguard.toml")).get("environment")
+    assert isinstance(found, Environment)
+    return found
+
+
+def test_the_project_file_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are resolved from its folder; nothing is tried before a check asks."""
+    text = """
+[model]
+path = "base"
+[pipeline]
+collate = "train:collator"
+[environment]
+output_dir = "out"
+cache_dirs = ["/cache", "cache"]
+checkpoint_size = "2 GB"
+import_timeout = 7
+"""
+    found = _provided(tmp_path, text, monkeypatch)
+    assert (found.torch_needed_by, found.torch_wanted_by) == ("[pipeline] collate", "[model] path")
+    assert found.folders == (
+        Folder("output_dir", str(tmp_path / "out")),
+        Folder("cache_dirs", "/cache"),
+        Folder("cache_dirs", str(tmp_path / "cache")),
+    )
+    assert (found.checkpoint_size, found.import_timeout, found.gpu) == (2 * 10**9, 7.0, False)
+    assert {"torch", "uses_gpu", "writings"} & set(found.__dict__) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("", ""),
+        ('[model]\npath = "base"', ""),
+        ("[environment]\ngpu = true", "[environment] gpu"),
+        ('[model]\nadapter = "out/adapter"', "[model] adapter"),
+        ('[pipeline]\ntrainer = "train:build"\ncollate = "train:collator"', "[pipeline] trainer"),
+    ],
+)
+def test_only_what_handles_tensors_needs_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, needed: str
+) -> None:
+    """The key is named as it is written in the project file."""
+    assert _provided(tmp_path, text, monkeypatch).torch_needed_by == needed
+
+
+def test_a_folder_without_a_project_file_has_its_environment_checked(tmp_path: Path) -> None:
+    """Whatever is skipped says what to add."""
+    session = Audit(Project.empty(tmp_path))
+    entries = [entry for entry in CHECKS if entry.family in ("environment", "storage")]
+    session.evidence._known["environment", ""] = _given(
+        gpu=False, torch=Torch(_result(), tensor=True), open_files=(4096, 4096), folders=()
+    )
+    outcomes = {entry.name: session.run(entry) for entry in entries}
+    assert outcomes["torch_imports_in_time"].outcome == "passed"
+    assert outcomes["torch_imports_in_time"].unit == "imports"
+    assert outcomes["output_dir_takes_a_checkpoint"].outcome == "skipped"
+    assert "output_dir" in outcomes["output_dir_takes_a_checkpoint"].reason
+    assert all(result.outcome != "error" for result in outcomes.values()), outcomes
