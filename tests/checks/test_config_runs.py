@@ -305,9 +305,11 @@ class TestOldCheckpoints:
         """Whoever says that the run goes on, or overwrites, is not warned."""
         assert self.CHECK not in of(folder.config(f"{HEAD}{lines}"))
 
-    def test_a_run_that_would_end_at_once(self, folder: Folder) -> None:
-        """Resuming beyond max_steps trains nothing: an error."""
-        finding = only(folder.config(f"{HEAD}max_steps: 1000\nresume_from_checkpoint: true\n"), self.CHECK)
+    @pytest.mark.parametrize("steps", [1000, 1500])
+    def test_a_run_that_would_end_at_once(self, steps: int, folder: Folder) -> None:
+        """Resuming at max_steps or beyond trains nothing: an error."""
+        text = f"{HEAD}max_steps: {steps}\nresume_from_checkpoint: true\n"
+        finding = only(folder.config(text), self.CHECK)
         assert finding.severity.value == "error"
         assert "it would end at once" in finding.message
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.configs import Folder, keys, of, only
 
@@ -222,13 +222,14 @@ def test_yaml_no_in_llamafactorys_attention(folder: Folder) -> None:
     assert '`flash_attn: "off"`' in finding.remedy
 
 
-@settings(deadline=None)  # the first example reads the libraries' sources
+@settings(deadline=None, max_examples=150)  # the first example reads the libraries' sources
 @given(
     st.dictionaries(
         st.sampled_from(
             "learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps bf16 fp16 optim "
             "save_strategy eval_strategy save_steps eval_steps warmup_steps lora_r lora_alpha max_length beta output_dir "
             "model_name_or_path load_best_model_at_end dataset_name packing resume_from_checkpoint use_peft seed lr epochs "
+            "val_set_size max_samples logging_steps output_dir warmup_ratio train_file "
             "batch_size base_model sequence_len datasets stage finetuning_type template cutoff_len dataset num_generations".split()
         ),
         st.one_of(
@@ -238,6 +239,18 @@ def test_yaml_no_in_llamafactorys_attention(folder: Folder) -> None:
         ),
     )
 )  # fmt: skip
+@example(
+    {
+        "learning_rate": math.inf,
+        "per_device_train_batch_size": math.inf,
+        "max_steps": math.inf,
+        "val_set_size": math.inf,
+    }
+)
+@example(
+    {"num_train_epochs": 1e308, "learning_rate": "0\x1f", "resume_from_checkpoint": "~\0", "stage": {"a": 1}}
+)
+@example({"base_model": "x/" * 300, "model_name_or_path": "a/" + "b" * 5000, "max_length": 10**400})
 def test_no_check_breaks_on_any_values(values: dict[str, object]) -> None:
     """Whatever a mapping holds, every check ends with findings or none, never with an exception."""
     import llmguard

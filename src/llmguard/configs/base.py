@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from llmguard.configs.runs import Run
 
 __all__ = ["Base", "base_of"]
 
+_CACHED_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _CONTEXT = (
     "max_position_embeddings",
     "n_positions",
@@ -45,8 +47,13 @@ def base_of(config: Config, run: Run) -> Base | None:
 
 
 def _cached(hub_id: str) -> Path | None:
+    if not _CACHED_NAME.fullmatch(hub_id):
+        return None
     snapshots = hub_cache() / f"models--{hub_id.replace('/', '--')}" / "snapshots"
-    found = sorted(snapshots.glob("*/config.json")) if hub_id.count("/") <= 1 and "\0" not in hub_id else []
+    try:
+        found = sorted(snapshots.glob("*/config.json"))
+    except OSError:  # a name that no file system takes
+        return None
     return found[-1] if found else None
 
 

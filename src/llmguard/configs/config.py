@@ -23,7 +23,7 @@ from llmguard.findings import Where
 __all__ = ["Config", "Setting", "as_config", "as_number", "is_open"]
 
 _OPEN = re.compile(r"\$\{[^}]*\}|\{\{.*\}\}|\$[A-Z_]+|<[A-Z_ ]+>")
-_NUMBER = re.compile(r"\s*[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+_NUMBER = re.compile(r" *[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)? *")
 
 
 def is_open(value: object) -> bool:

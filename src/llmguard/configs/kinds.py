@@ -138,7 +138,7 @@ def _text_for_number(setting: Setting, needed: str, kind: str) -> Fault | None:
     if setting.syntax == "yaml" and not setting.item.quoted:
         cause = "YAML 1.1 takes a number with an exponent for text unless it has a dot and a sign"
         return Fault(shown, why, cause, f"write `{setting.written(_dotted(number))}`", needed)
-    plain = f"{number:g}" if kind != "int" or number != int(number) else str(int(number))
+    plain = f"{number:g}" if kind != "int" or not number.is_integer() else str(int(number))
     return Fault(
         shown, why, "the number stands in quotes", f"remove the quotes: `{setting.written(plain)}`", needed
     )
@@ -160,9 +160,9 @@ def _fraction(setting: Setting, kind: str, why: str) -> Fault | None:
         return Fault("it is NaN", why, "a computed value that went wrong", "write a number", "a number")
     if kind == "float" or isinstance(value, int) or (setting.field and "float" in setting.field.kinds):
         return None
-    if kind == "steps" and (value == int(value) or 0 <= value < 1):
+    if kind == "steps" and (value.is_integer() or 0 <= value < 1):
         return None
-    whole = value == int(value)
+    whole = value.is_integer()
     remedy = f"write `{setting.written(int(value))}`" if whole else "write a whole number"
     if setting.dialect == "axolotl" and whole:
         return None

@@ -133,7 +133,7 @@ def is_there(place: Path) -> bool:
 def _expanded(text: str) -> str:
     try:
         return str(Path(text).expanduser())
-    except RuntimeError:  # `~somebody` whom this machine does not know
+    except (RuntimeError, ValueError):  # `~somebody` whom this machine does not know, or a NUL in the name
         return text
 
 

@@ -86,7 +86,7 @@ def _trains_nothing(run: Run) -> bool:
 
 
 def _outside(setting: Setting, rule: Rule, number: float, whose: str) -> Fault:
-    spelt = str(int(number)) if abs(number) < 1e6 and number == int(number) else f"{number:g}"
+    spelt = str(int(number)) if abs(number) < 1e6 and number.is_integer() else f"{number:g}"
     key, why = setting.item.name, rule.why or "the project says so"
     if number == 0:
         cause = "0 meant as 'not set', or a value that was never filled in"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -61,9 +62,10 @@ class Run:
         return self.settings.get(name)
 
     def number(self, name: str) -> float | None:
-        """A setting as a number; None where it is not made, or is none."""
+        """A setting as a finite number; None where it is not made, or is none."""
         setting = self.settings.get(name)
-        return setting.number if setting else None
+        number = setting.number if setting else None
+        return number if number is not None and math.isfinite(number) else None
 
     def is_on(self, name: str) -> bool:
         """Whether a switch is literally true."""

@@ -14,6 +14,7 @@ from llmguard.configs.runs import Run
 
 __all__ = ["Plan", "count_rows", "plan_of"]
 
+_MOST_STEPS = 1e12
 _LINES, _ARRAY = 64_000_000, 4_000_000
 """Bytes up to which lines, and a JSON array, are counted."""
 
@@ -66,11 +67,12 @@ def plan_of(config: Config, run: Run) -> Plan:
     )
     if run.get("per_device_train_batch_size") is None:
         batch = _whole(run.number("batch_size")) if run.get("batch_size") else _default(run, 8)
-    most = run.number("max_steps") or 0
+    most = min(run.number("max_steps") or 0, _MOST_STEPS)
     epochs = run.number("num_train_epochs")
     epochs = (
         3.0 if epochs is None and run.dialect in ("transformers", "trl", "llamafactory") else epochs or 1.0
     )
+    epochs = min(epochs, _MOST_STEPS)
     plan = Plan(rows, batch, accumulation, epochs, None, False, source)
     if most > 0:
         return Plan(rows, batch, accumulation, epochs, int(most), False, source)
@@ -136,7 +138,7 @@ def _without_validation(run: Run, rows: int) -> int:
     """The rows left when the run cuts its validation rows off: a share below 1, or a number of rows."""
     for key in ("val_set_size", "val_size"):
         value = run.keys.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _MOST_STEPS:
             return max(0, rows - (math.ceil(rows * value) if value < 1 else int(value)))
     return rows
 
