@@ -98,6 +98,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("masking", "padding_is_never_trained", "encoded", over="encoded", room="labels"),
     # collation
     _entry("collation", "collator_keeps_labels", "encoded", "batches", over="batches", bugs="collator_overwrites_labels eos_is_never_learnt"),
+    _entry("collation", "collator_takes_rows_of_unequal_length", "batches", over="batches"),
     _entry("collation", "batches_carry_labels", "batches", over="batches", bugs="labels_never_made"),
     _entry("collation", "batch_padding_is_masked", "batches", over="batches"),
     _entry("collation", "collator_attends_to_content", "encoded", "batches", over="batches"),

@@ -17,6 +17,7 @@ __all__ = [
     "batches_keep_every_row",
     "collator_attends_to_content",
     "collator_keeps_labels",
+    "collator_takes_rows_of_unequal_length",
 ]
 
 
@@ -121,6 +122,33 @@ def _tokens(before: Encoded, after: Batches, row: int) -> list[dict[str, Any]]:
         }
         for i in window
     ]
+
+
+@check
+def collator_takes_rows_of_unequal_length(batches: Any) -> Yields:
+    """The collator makes a batch of several rows as they come out of encode, whatever their lengths."""
+    after = as_batches(batches)
+    told = after.facts.get("failed")
+    if told:
+        lengths = ", ".join(map(str, told.get("lengths") or ()))
+        start, stop = told["rows"]
+        yield error(
+            Where(
+                file=told.get("file"),
+                line=told.get("line"),
+                what=f"batches of {after.padded.name}",
+                row=start,
+            ),
+            what=(
+                f"the collator fails on rows {start} to {stop - 1}{f' (of {lengths} tokens)' if lengths else ''}: "
+                f"{told.get('type')}: {told.get('message')}"
+            ),
+            why="training ends at its first step (rows were given to it one by one here, to judge the rest of it)",
+            cause="a collator that pads input_ids and not labels (DataCollatorForLanguageModeling, default_data_collator)",
+            remedy="use a collator that pads labels too: DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)",
+            evidence={"lengths": list(told.get("lengths") or ()), "type": told.get("type")},
+        )
+    return len(after)
 
 
 @check

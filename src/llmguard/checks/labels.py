@@ -86,8 +86,7 @@ def columns_are_as_long_as_their_ids(encoded: Any, rows: Any = None) -> Tally:
         column = found.columns.get(name)
         if column is not None and not column.same_shape(found.input_ids):
             other = column.lengths != found.input_ids.lengths
-            lengths = {"length": column.lengths, "ids": found.input_ids.lengths}
-            kinds[name] = row_hits(found, source, other, **lengths)
+            kinds[name] = row_hits(found, source, other, length=column.lengths, ids=found.input_ids.lengths)
     return masks_tally(found, len(found), **kinds)
 
 

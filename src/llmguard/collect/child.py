@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmguard.collect.batching import collated
 from llmguard.collect.columns import BadRow, plain_row, save_columns
 from llmguard.collect.user import UserError, load_reference, made, mistake
 from llmguard.evidence.files import read_split
@@ -155,17 +156,14 @@ def _collate(child: Child) -> dict[str, Any]:
         raise UserError(
             {"what": key, "type": "LookupError", "message": "there are no encoded rows to collate"}
         )
-    rows, index, plain = [], [], [plain_row(f) for f in features[: BATCH * BATCHES]]
-    for number in range(0, len(plain), BATCH):
-        try:
-            batch = collate(list(features[number : number + BATCH]))
-        except Exception as fault:
-            raise UserError(mistake(fault, child.project.folder, key)) from None
-        found = _unbatched(batch, key)
-        rows += found
-        index += [number // BATCH] * len(found)
-    save_columns(child.out / "batches.collate.npz", rows, batch=index, went_in=list(range(len(plain))))
-    return {"keys_in": sorted(map(str, features[0].keys())), "rows_in": len(plain), "rows_out": len(rows)}
+    chosen = list(features[: BATCH * BATCHES])
+    batches, failed = collated(collate, chosen, BATCH, child.project.folder, key)
+    found = [_unbatched(batch, key) for batch in batches]
+    rows = [row for batch in found for row in batch]
+    index = [number for number, batch in enumerate(found) for _ in batch]
+    save_columns(child.out / "batches.collate.npz", rows, batch=index, went_in=list(range(len(chosen))))
+    sizes = {"rows_in": len(chosen), "rows_out": len(rows), "collator": type(collate).__name__}
+    return {"keys_in": sorted(map(str, features[0].keys())), **sizes, **failed}
 
 
 def _encoded_folder(child: Child) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from llmguard.collect.batching import one_by_one
 from llmguard.collect.columns import BadRow, plain_row, save_columns
 from llmguard.collect.user import UserError, load_reference, mistake
 from llmguard.encoded import COLUMNS
@@ -16,6 +17,7 @@ __all__ = ["collect_trainer", "rows_of_batch"]
 
 TRAIN_BATCHES = 4
 DATASET_ROWS = 2000
+FALLBACK_ROWS = 8
 ARGUMENTS = (
     "max_length", "max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps",
     "learning_rate", "packing", "padding_free", "assistant_only_loss", "completion_only_loss", "remove_unused_columns", "eval_packing",
@@ -58,7 +60,7 @@ def collect_trainer(project: Project, out: Path, progress: Callable[..., None]) 
     try:
         trainer = build()
         progress("trainer", built=type(trainer).__name__)
-        train = _batches(trainer.get_train_dataloader(), TRAIN_BATCHES)
+        train, failed = _training(trainer, project.folder, key)
         evaluation = (
             _batches(trainer.get_eval_dataloader(), 1)
             if getattr(trainer, "eval_dataset", None) is not None
@@ -72,7 +74,22 @@ def collect_trainer(project: Project, out: Path, progress: Callable[..., None]) 
     _save(out / "batches.trainer.npz", train)
     _save(out / "batches.trainer-eval.npz", evaluation)
     _dataset(trainer, out)
-    return {**_facts(trainer), "batch_keys": seen}
+    return {**_facts(trainer), "batch_keys": seen, **failed}
+
+
+def _training(trainer: Any, folder: Path, key: str) -> tuple[list[Any], dict[str, Any]]:
+    """The first training batches; where the collator cannot make one of several rows, rows one by one and what failed."""
+    loader = trainer.get_train_dataloader()
+    try:
+        return _batches(loader, TRAIN_BATCHES), {}
+    except Exception as fault:
+        dataset: Any = getattr(loader, "dataset", None)
+        collate = getattr(loader, "collate_fn", None)
+        if collate is None or not hasattr(dataset, "__getitem__"):
+            raise
+        rows = [dataset[i] for i in range(min(len(dataset), FALLBACK_ROWS))]
+        batches = one_by_one(collate, rows, folder, key)
+        return batches, {"failed": {**mistake(fault, folder, key), "rows": [0, len(rows)]}}
 
 
 def _batches(loader: Iterable[Any], count: int) -> list[Any]:
