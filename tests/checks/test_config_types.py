@@ -250,7 +250,7 @@ def test_yaml_no_in_llamafactorys_attention(folder: Folder) -> None:
 @example(
     {"num_train_epochs": 1e308, "learning_rate": "0\x1f", "resume_from_checkpoint": "~\0", "stage": {"a": 1}}
 )
-@example({"base_model": "x/" * 300, "model_name_or_path": "a/" + "b" * 5000, "max_length": 10**400})
+@example({"base_model": "x/" * 300, "model_name_or_path": "a/" + "b" * 300, "max_length": 10**400})
 def test_no_check_breaks_on_any_values(values: dict[str, object]) -> None:
     """Whatever a mapping holds, every check ends with findings or none, never with an exception."""
     import llmguard

@@ -164,7 +164,7 @@ def hub_cache() -> Path:
 def in_cache(hub_id: str) -> tuple[bool, list[str]]:
     """Whether a hub model is in the cache, and the ids there that are spelt most like it."""
     folder = hub_cache()
-    if (folder / f"models--{hub_id.replace('/', '--')}").is_dir():
+    if is_there(folder / f"models--{hub_id.replace('/', '--')}"):
         return True, []
     try:
         cached = [
