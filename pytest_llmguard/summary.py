@@ -28,7 +28,10 @@ COLOURS: dict[str, dict[str, bool]] = {
 """Outcome -> colour, worst first: the order of the lines."""
 NAMED = 4
 """Names shown in one line; the rest is counted."""
+LONGEST = 240
+"""Characters of a finding shown in its line; the whole of it stands under FAILURES."""
 HOW_TO_GO_ON = "no llmguard.toml here: only what needs none was checked; `llmguard init` writes one from what lies in this folder"
+EMBEDDED = "the sentinel ran on the built-in base model, for want of one of yours"
 
 
 def print_summary(manager: Manager, reporter: pytest.TerminalReporter) -> None:
@@ -42,6 +45,8 @@ def print_summary(manager: Manager, reporter: pytest.TerminalReporter) -> None:
 
     if NO_PROJECT in projects:
         reporter.write_line(HOW_TO_GO_ON)
+        if any(r["tier"] == "sentinel" and r["outcome"] != "skipped" for r in records):
+            reporter.write_line(EMBEDDED)
     for line in manager.written:
         reporter.write_line(line, red="could not be written" in line)
 
@@ -51,7 +56,7 @@ def _print_records(records: list[Record], reporter: pytest.TerminalReporter) -> 
     by_outcome = {name: [r for r in records if r["outcome"] == name] for name in COLOURS}
     for name in ("failed", "error", "warned"):
         for record in by_outcome[name]:
-            reporter.write_line(f"{name}: {_id(record)}: {headline(record)}", **COLOURS[name])
+            reporter.write_line(f"{name}: {_id(record)}: {_cut(headline(record))}", **COLOURS[name])
     for record in by_outcome["accepted"]:
         reporter.write_line(f"accepted: {_id(record)}: {visible(record['reason'])}", **COLOURS["accepted"])
     for reason, group in _grouped(by_outcome["skipped"], "reason"):
@@ -85,6 +90,10 @@ def _names(group: list[Record], reporter: pytest.TerminalReporter) -> str:
     shown = names if reporter.config.get_verbosity() > 0 else names[:NAMED]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f" and {rest} more (-v names them)" if rest else "")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
 
 
 def _id(record: Mapping[str, Any]) -> str:
