@@ -209,6 +209,12 @@ def test_what_an_own_config_may_leave_open(lines: str, folder: Folder) -> None:
     assert CHECK not in of(folder.config(f"epochs: 3\n{lines}\n"))
 
 
+def test_an_empty_number_of_epochs_is_no_way_to_choose_steps(folder: Folder) -> None:
+    """The remedy knows why people write it."""
+    finding = only(folder.config(f"{HUGGING_FACE}num_train_epochs:\nmax_steps: 100\n"), CHECK)
+    assert "where `max_steps` decides, leave the line out" in finding.remedy
+
+
 def test_every_fault_is_told_at_once(folder: Folder) -> None:
     """Not the first only."""
     text = f"{HUGGING_FACE}learning_rate: 1e-4\nnum_train_epochs: null\nsave_strategy: no\nbf16: 'true'\n"
