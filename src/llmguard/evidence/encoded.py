@@ -91,4 +91,4 @@ def _with_sources(evidence: Evidence, found: Encoded) -> Encoded:
         return replace(found, source=np.full(len(found), -1, dtype=np.int64))
     if found.name not in (*TRAINER, "collate") and len(found) == len(rows):
         return found
-    return matched(found, rows, evidence.get("tokenizer"), evidence.get("template"))
+    return matched(found, rows, evidence.get("tokenizer"))
