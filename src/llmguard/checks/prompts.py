@@ -132,8 +132,8 @@ def _example(
     first = int(np.argmax(row[:length] != prompt[:length]))
     shown = {
         "position": first,
-        "trained": tokenizer.decode(row[max(0, first - 4) : first + 6].tolist()),
-        "generated": tokenizer.decode(prompt[max(0, first - 4) : first + 6].tolist()),
+        "trained": _text(tokenizer, row[max(0, first - 4) : first + 6]),
+        "generated": _text(tokenizer, prompt[max(0, first - 4) : first + 6]),
         "trained_ids": row[max(0, first - 2) : first + 4].tolist(),
         "generated_ids": prompt[max(0, first - 2) : first + 4].tolist(),
     }
@@ -144,6 +144,11 @@ def _example(
         else {"file": encoded.name, "row": source}
     )
     return {**place, **shown, "made_by": prompts.made_by}
+
+
+def _text(tokenizer: Any, ids: Any) -> str:
+    """Ids as text; those that no tokenizer can have are left out."""
+    return str(tokenizer.decode([i for i in ids.tolist() if 0 <= i < len(tokenizer)]))
 
 
 @training_starts_with_the_generation_prompt.explain
