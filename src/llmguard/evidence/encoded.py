@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from llmguard.alignment import Status, align
 from llmguard.collect.columns import load_columns
 from llmguard.encoded import Batches, Encoded, as_encoded
 from llmguard.errors import EvidenceError, LLMGuardError, MissingEvidence, UsageError
@@ -13,10 +15,13 @@ from llmguard.evidence import Evidence
 from llmguard.evidence.matching import matched
 from llmguard.evidence.targets import encoded as targets
 from llmguard.packing import unpacked
+from llmguard.rows import Rows
 
 __all__ = ["provide", "targets"]
 
 LINE = 'add `[pipeline] encode = "module:function"`, `[pipeline] trainer = …` or `[data] encoded = "folder"` to llmguard.toml'
+LOOKED_AT = 64
+"""Rows that are aligned to see whether prepared rows are in the order of their split."""
 TRAINER = {"trainer": "batches.trainer.npz", "trainer-eval": "batches.trainer-eval.npz"}
 
 
@@ -84,11 +89,23 @@ def _from_folder(evidence: Evidence, target: str) -> Encoded:
 
 
 def _with_sources(evidence: Evidence, found: Encoded) -> Encoded:
-    """Rows in the order of train keep their number; where counts differ, or order is not known, they are matched by text."""
+    """Rows in the order of train keep their number; where counts differ, or the order is another, they are matched by text."""
     try:
         rows = evidence.get("rows", "train", over="rows")
     except LLMGuardError:
         return replace(found, source=np.full(len(found), -1, dtype=np.int64))
-    if found.name not in (*TRAINER, "collate") and len(found) == len(rows):
+    tokenizer = evidence.get("tokenizer")
+    if (
+        found.name not in (*TRAINER, "collate")
+        and len(found) == len(rows)
+        and _in_order(found, rows, tokenizer)
+    ):
         return found
-    return matched(found, rows, evidence.get("tokenizer"))
+    return matched(found, rows, tokenizer)
+
+
+def _in_order(found: Encoded, rows: Rows, tokenizer: Any) -> bool:
+    """Whether most of the first rows hold the text of the source row of their number (a framework may have shuffled them)."""
+    first = found.shard(0, min(len(found), LOOKED_AT))
+    status = align(first, rows, tokenizer).status
+    return int((status == Status.UNMATCHED).sum()) * 2 <= len(first)
