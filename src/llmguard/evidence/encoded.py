@@ -95,11 +95,8 @@ def _with_sources(evidence: Evidence, found: Encoded) -> Encoded:
     except LLMGuardError:
         return replace(found, source=np.full(len(found), -1, dtype=np.int64))
     tokenizer = evidence.get("tokenizer")
-    if (
-        found.name not in (*TRAINER, "collate")
-        and len(found) == len(rows)
-        and _in_order(found, rows, tokenizer)
-    ):
+    known = found.name not in (*TRAINER, "collate") and bool((found.source >= 0).all())
+    if known and len(found) == len(rows) and _in_order(found, rows, tokenizer):
         return found
     return matched(found, rows, tokenizer)
 
