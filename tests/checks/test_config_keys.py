@@ -106,6 +106,17 @@ def test_removed_names_say_what_to_do(folder: Folder) -> None:
         assert found == {}
 
 
+def test_the_oldest_name_of_the_batch_size_is_still_the_librarys(folder: Folder) -> None:
+    """`per_gpu_train_batch_size` makes no file the user's own: it is named, with today's name, and its value is judged."""
+    results = folder.config(
+        "output_dir: out\nper_gpu_train_batch_size: 0\nnum_train_epochs: 3\nreport_to: none\n"
+    )
+    known = library_of("transformers")
+    if known and "per_gpu_train_batch_size" in known.removed:
+        assert "`per_device_train_batch_size`" in only(results, CHECK).remedy
+    assert only(results, "every_config_value_is_in_range").where.line == 2
+
+
 def test_a_nested_training_section_is_one_of_the_library(folder: Folder) -> None:
     """`training:` with the Trainer's own names is judged as the Trainer's, whatever stands beside it."""
     text = """\
@@ -272,6 +283,7 @@ def test_a_slip_is_near_and_long_enough() -> None:
     assert typo_of("laerning_rate", ["learning_rate"]) == "learning_rate"
     assert typo_of("lora_b", ["lora_r"]) == "lora_r"
     assert typo_of("top_k", ["top_p"]) is None
+    assert typo_of("epoch", ["epochs"]) is None
     assert typo_of("max_steps", ["max_length"]) is None
     assert typo_of("dataset_names", ["dataset_num_proc"]) is None
     assert [distance("abc", other) for other in ("abc", "acb", "abd", "abcd", "xyz")] == [0, 1, 1, 1, 3]
