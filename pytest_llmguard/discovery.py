@@ -103,21 +103,16 @@ def _of_this_folder(config: pytest.Config) -> Path | None:
     """The project file of the folder pytest was started in, or of its root, when no argument says what to collect."""
     if config.args_source is config.ArgsSource.ARGS:
         return None
-    for folder in dict.fromkeys((config.invocation_params.dir, config.rootpath)):
-        for name in ("llmguard.toml", "pyproject.toml"):
-            path = folder / name
-            if path.is_file() and (
-                name == "llmguard.toml" or (b"[tool.llmguard" in path.read_bytes() and _has_table(path))
-            ):
-                return path
-    return None
+    from llmguard.project import find_project
+
+    return find_project(config.invocation_params.dir) or find_project(config.rootpath)
 
 
 def _looks_here(config: pytest.Config) -> bool:
     """Whether this run is about the folder pytest was started in, or its root: no arguments, or that folder as one."""
     if config.args_source is not config.ArgsSource.ARGS:
         return True
-    here = {config.invocation_params.dir, config.rootpath}
+    here = {config.invocation_params.dir.resolve(), config.rootpath.resolve()}
     return any(Path(config.invocation_params.dir, arg).resolve() in here for arg in config.args)
 
 

@@ -133,9 +133,7 @@ class CheckItem(pytest.Item):
         """The audit of this item's project; the first item of a project starts what its selected checks will wait for."""
         try:
             audit = self._audit()
-        except (
-            LLMGuardError
-        ) as bad:  # an option that cannot be meant here, or a built-in model that cannot be built
+        except LLMGuardError as bad:  # a built-in model that cannot be built
             record = unfinished(identity(self.entry, self.target, self.project), "error", str(bad))
             attach(self, record)
             raise CheckFailed(record) from None

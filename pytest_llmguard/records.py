@@ -101,35 +101,43 @@ def _flat(record: Record) -> list[tuple[str, object]]:
     return [*found, *counts, *bugs]
 
 
-def json_safe(value: Any) -> Any:
-    """Any value as JSON can hold it; what third-party checks put into their evidence must not end a session."""
-    try:
-        return _safe(value)
-    except RecursionError:
-        return f"<{type(value).__name__} that holds itself>"
+DEEPEST = 40
+"""Levels of containers that are followed; nothing that is small and JSON-safe has more."""
 
 
-def _safe(value: Any) -> Any:
+def json_safe(value: Any, inside: tuple[int, ...] = ()) -> Any:
+    """Any value as JSON can hold it; what third-party checks put into their evidence must not end a session.
+
+    `inside`: the ids of the containers that it lies in.
+    """
     if isinstance(value, enum.Enum):
-        return _safe(value.value)
+        return json_safe(value.value, inside)
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if id(value) in inside or len(inside) > DEEPEST:
+        return (
+            f"<{type(value).__name__} {'that holds itself' if id(value) in inside else 'too deep to show'}>"
+        )
+    return _container(value, (*inside, id(value)))
+
+
+def _container(value: Any, inside: tuple[int, ...]) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): _safe(v) for k, v in value.items()}
+        return {_text(k): json_safe(v, inside) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_safe(v) for v in value]
-    return _foreign(value)
-
-
-def _foreign(value: Any) -> Any:
+        return [json_safe(v, inside) for v in value]
     if isinstance(value, Set):
-        return sorted((_safe(v) for v in value), key=str)
+        return sorted((json_safe(v, inside) for v in value), key=str)
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, without importing NumPy
-        return _safe(value.tolist())
+        return json_safe(value.tolist(), inside)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
     try:
         return str(value)
     except Exception:  # whatever a foreign __str__ does

@@ -28,135 +28,7 @@ for _package in (llmguard.checks, llmguard.evidence, llmguard.reporting, pytest_
         # pytester forgets what an inner session loads: loading it again would take most of the time, and NumPy cannot be loaded twice
         importlib.import_module(_module.name)
 
-TOYS = '''
-from llmguard.catalogue import Entry
-from llmguard.contract import check
-from llmguard.errors import MissingEvidence
-from llmguard.findings import Where, error, note, warning
-
-REST = {"why": "the model never stops", "cause": "the template writes none", "remedy": "append the EOS token"}
-WINDOW = [
-    {"text": "Hello", "id": 1, "label": -100, "kind": "prompt"},
-    {"text": " world", "id": 2, "label": 2, "kind": "response"},
-    {"text": "<eos>", "id": 3, "label": -100, "kind": "terminator"},
-]
-
-@check
-def toy_holds():
-    """The toy holds."""
-    return 7
-    yield
-
-@check
-def toy_fails():
-    """The toy does not hold."""
-    yield error(
-        Where(file="train.jsonl", line=3), what="14 of 200 rows (7.0 %) have no terminator", **REST,
-        expected="EOS", actual="none", evidence={"rows": [{"row": 2, "tokens": WINDOW}]},
-    )
-    yield error(Where(file="train.jsonl", line=9), what="3 of 200 rows are empty", **REST)
-    yield warning(Where(file="train.jsonl", line=5), what="2 rows are long", **REST)
-    return 200
-
-@check
-def toy_warns():
-    """The toy holds, with a warning."""
-    yield warning(Where(key="lr"), what="lr = 0.3 is high", **REST)
-    return 1
-
-@check
-def toy_notes():
-    """The toy holds, with a note."""
-    yield note(Where(key="seed"), what="no seed is set")
-    return 1
-
-@check
-def toy_needs(rows):
-    """The toy wants rows."""
-    return len(rows)
-    yield
-
-@check
-def toy_needs_too(rows):
-    """The toy wants rows, too."""
-    return len(rows)
-    yield
-
-@check
-def toy_is_accepted():
-    """The toy does not hold, and somebody lives with it."""
-    yield error(Where(key="mask"), what="96 of 96 rows train the prompt", **REST)
-    return 96
-
-@check
-def toy_breaks():
-    """The toy is broken itself."""
-    raise RuntimeError("boom")
-    yield
-
-@check
-def toy_sleeps():
-    """The toy does not come back."""
-    import time
-    time.sleep(60)
-    return 1
-    yield
-
-@check
-def toy_dies():
-    """The toy takes its process down."""
-    import os
-    os._exit(3)
-    yield
-
-@check
-def toy_runs_a_model():
-    """The toy wants a model."""
-    return 1
-    yield
-
-@check
-def toy_runs_on_a_gpu():
-    """The toy wants a GPU."""
-    return 1
-    yield
-
-@check
-def toy_is_odd():
-    """The toy's evidence is not what JSON can hold."""
-    import numpy, pathlib
-    held = []
-    held.append(held)
-    yield error(Where(), what="odd", **REST, evidence={
-        "nan": float("nan"), "array": numpy.arange(3), "path": pathlib.Path("x"), "set": {2, 1},
-        1: "\\ud800 lone", "bytes": b"\\xff", "esc": "\\x1b[31mred",
-    })
-    return 1
-
-FAMILIES = {
-    "toy_holds": "config", "toy_fails": "tokens", "toy_warns": "config", "toy_notes": "config", "toy_needs": "data",
-    "toy_needs_too": "data", "toy_is_accepted": "masking", "toy_breaks": "source", "toy_sleeps": "training", "toy_dies": "queue",
-    "toy_runs_a_model": "sentinel", "toy_runs_on_a_gpu": "memory", "toy_is_odd": "statistics",
-}
-TIERS = {"toy_runs_a_model": "sentinel", "toy_runs_on_a_gpu": "gpu"}
-BUGS = {"toy_fails": ("eos_is_never_learnt",)}
-
-def entry(name):
-    needs = ("rows",) if "needs" in name else ()
-    over = "rows" if "needs" in name else ""
-    return Entry(name, __name__, FAMILIES[name], TIERS.get(name, "preflight"), needs, over, BUGS.get(name, ()))
-'''
-TELLS = """
-
-@check
-def toy_tells(project):
-    '''The toy tells which project it sees.'''
-    found = {"model": project.model_path, "adapter": project.adapter_path, "kind": project.schema.model.kind}
-    yield note(Where(), what="seen", evidence=found)
-    return 1
-
-FAMILIES["toy_tells"] = "model"
-"""
+TOYS = Path(__file__).with_name("toychecks.py").read_text("utf-8")
 DEFAULT = "toy_holds toy_fails toy_warns toy_notes toy_needs toy_needs_too toy_is_accepted toy_breaks toy_runs_a_model toy_runs_on_a_gpu"
 CONFTEST = """
 import toychecks
@@ -189,8 +61,6 @@ def axis(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 class Toy:
     """A folder with toy checks (and the real ones, which `-k toy` leaves out), in which pytest is run."""
-
-    tells = TELLS
 
     def __init__(self, path: Path, pytester: pytest.Pytester | None = None) -> None:
         self.path, self.pytester = path, pytester
@@ -334,7 +204,6 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def seen(toy: Toy) -> Callable[..., dict[str, Any]]:
     """Run pytest on a project whose one check tells which model and adapter it sees; give what it told."""
-    toy.write("toychecks.py", TOYS + TELLS)
     toy.checks("toy_tells")
     toy.project('[model]\npath = "owner/in-file"\nadapter = "in-file-adapter"\n')
     return lambda *arguments: dict(toy.report(*arguments)["checks"][0]["findings"][0]["evidence"])

@@ -20,7 +20,7 @@ TIERS = 'TIERS["toy_tells"] = "sentinel"\nFAMILIES["toy_tells"] = "sentinel"\n'
 @pytest.fixture
 def bare(toy: Toy) -> Toy:
     """No project file; a check that runs a model, and tells which."""
-    toy.write("toychecks.py", (toy.path / "toychecks.py").read_text("utf-8") + toy.tells + TIERS)
+    toy.write("toychecks.py", (toy.path / "toychecks.py").read_text("utf-8") + TIERS)
     toy.checks("toy_tells toy_runs_a_model toy_breaks")
     (toy.path / "llmguard.toml").unlink()
     return toy

@@ -108,7 +108,6 @@ def test_none_is_autouse() -> None:
 
 def test_what_they_hand_out(toy: Toy) -> None:
     """Each of them in a user's own tests; how, is in the tests themselves."""
-    toy.write("toychecks.py", (toy.path / "toychecks.py").read_text("utf-8") + toy.tells)
     toy.checks("toy_holds toy_fails toy_warns toy_needs toy_is_accepted toy_tells toy_runs_a_model")
     toy.project('[model]\nkind = "chat"\n', "chat.toml")
     toy.project('[data]\ntrain = "a.jsonl"\ntest = "b.jsonl"\nprompt = "p"\nresponse = "r"\n', "rows.toml")

@@ -63,7 +63,18 @@ def test_what_holds_itself_ends() -> None:
     """A list that holds itself is no endless descent."""
     held: list[Any] = []
     held.append(held)
-    assert json_safe(held) == "<list that holds itself>"
+    assert json_safe({"a": held, "b": 1}) == {"a": ["<list that holds itself>"], "b": 1}
+    assert json_safe([[1], [1]]) == [[1], [1]]
+
+
+def test_what_is_too_deep_ends() -> None:
+    """So is a list of a thousand levels."""
+    deep: list[Any] = []
+    for _ in range(1000):
+        deep = [deep]
+    text = json.dumps(json_safe(deep))
+    assert "<list too deep to show>" in text
+    assert len(text) < 200
 
 
 ANYTHING = st.recursive(
