@@ -12,20 +12,16 @@ import numpy as np
 
 __all__ = ["BadFile", "Tensor", "read_header"]
 
-SIZES = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
+BITS: dict[str, tuple[Any, int, int]] = {
+    "F64": (np.uint64, 0x8000000000000000, 0x7FF0000000000000),
+    "F32": (np.uint32, 0x80000000, 0x7F800000),
+    "F16": (np.uint16, 0x8000, 0x7C00),
+    "BF16": (np.uint16, 0x8000, 0x7F80),
 }
+"""Floating point types: the integer of their width, the bit of the sign, the bits of the exponent (all set: NaN or infinite)."""
+ONE = {"F64": 0x3FF0000000000000, "F32": 0x3F800000, "F16": 0x3C00, "BF16": 0x3F80}
+LINK = 300
+"""Bytes under which a file that is plain text is a link stored as text: a header starts with its length as a number."""
 LARGEST_HEADER = 100 * 2**20
 """Bytes; the format's own limit (huggingface/safetensors, `MAX_HEADER_SIZE`)."""
 
@@ -50,22 +46,41 @@ class Tensor:
         """Whether a dimension is 0, as partitioned parameters are saved (peft#453)."""
         return 0 in self.shape
 
+    @property
+    def is_float(self) -> bool:
+        """Whether the values are floating point numbers of 16 bits or more, as weights that are not quantised are."""
+        return self.dtype in BITS
+
     def is_zero(self) -> bool:
-        """Whether every value is +0.0 (reads the values)."""
-        return not self._raw().any()
+        """Whether every value is 0.0 or -0.0 (reads the values)."""
+        if not self.is_float:
+            return not self._raw().any()
+        kind, sign, _ = BITS[self.dtype]
+        return not bool((self._raw().view(kind) & ~kind(sign)).any())
+
+    def is_one(self) -> bool:
+        """Whether every value is 1.0 (reads the values)."""
+        if not self.is_float:
+            return False
+        return bool((self._raw().view(BITS[self.dtype][0]) == ONE[self.dtype]).all())
 
     def is_finite(self) -> bool:
         """Whether no value is NaN or infinite (reads the values)."""
-        raw = self._raw()
-        if self.dtype == "BF16":
-            return not bool(((raw.view(np.uint16) & 0x7F80) == 0x7F80).any())
-        kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
-        return bool(np.isfinite(raw.view(kinds[self.dtype])).all()) if self.dtype in kinds else True
+        if not self.is_float:
+            return True
+        kind, _, exponent = BITS[self.dtype]
+        return not bool(((self._raw().view(kind) & kind(exponent)) == exponent).any())
+
+    def sample(self, size: int = 4096) -> bytes:
+        """The first bytes of the values, to tell two files apart."""
+        return self._raw()[:size].tobytes()
 
     def _raw(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The bytes of the values, through a memory map."""
         if self.stop == self.start:
             return np.zeros(0, dtype=np.uint8)
-        return np.fromfile(self.file, dtype=np.uint8, count=self.stop - self.start, offset=self.start)
+        length = self.stop - self.start
+        return np.asarray(np.memmap(self.file, np.uint8, "r", self.start, (length,)))
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
@@ -79,6 +94,12 @@ def read_header(file: Path) -> dict[str, Tensor]:
         head = opened.read(8)
         if head.startswith(b"version "):
             raise BadFile("is a Git LFS pointer, not the file: run `git lfs pull`")
+        text = opened.read() if size < LINK else b""
+        if text and head.isascii() and text.isascii() and b"\0" not in head:
+            raise BadFile(
+                f"holds only {(head + text).decode().strip()!r}: a link that was stored as text, or an error page"
+            )
+        opened.seek(8)
         length = int.from_bytes(head, "little")
         if len(head) < 8 or length > min(LARGEST_HEADER, size):
             raise BadFile(f"is no safetensors file, or cut off in its header ({size:,} bytes)")

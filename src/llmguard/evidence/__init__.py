@@ -26,6 +26,8 @@ __all__ = ["KINDS", "Evidence", "Options"]
 
 KINDS: dict[str, str] = {
     "adapter": "llmguard.evidence.adapter",
+    "adapter_effect": "llmguard.evidence.adapter_effect",
+    "adapter_files": "llmguard.evidence.adapter_files",
     "batches": "llmguard.evidence.batches",
     "completions": "llmguard.evidence.completions",
     "config": "llmguard.evidence.config",

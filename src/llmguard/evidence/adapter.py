@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmguard.errors import EvidenceError, MissingEvidence
+from llmguard.errors import EvidenceError
 from llmguard.evidence import Evidence
 from llmguard.tensors import BadFile, Tensor, read_header
 
-__all__ = ["Adapter", "provide", "read_adapter"]
+__all__ = ["Adapter", "Module", "provide", "read_adapter"]
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, LEGACY = "adapter_model.safetensors", "adapter_model.bin"
+LORA = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.*?)\.(?P<side>lora_(?:embedding_)?[AB])(?:\.\w+)?(?:\.weight)?$"
+)
+PEFT_KEY = re.compile(
+    r"lora_|ia3_|prompt_|modules_to_save|vera_|oft_|hada_|lokr_|boft_|hra_|shira_|c3a_|bone_|ln_tuning|base_model\.model\."
+)
+"""What names in an adapter's file have and names in a model's file have not."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One adapted module of LoRA: the shapes of A [rank, in] and B [out, rank], as far as both are there."""
+
+    name: str
+    a: tuple[int, ...] | None = None
+    b: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,27 +54,59 @@ class Adapter:
         return str(self.config.get("base_model_name_or_path") or "")
 
     @property
+    def kind(self) -> str:
+        """LORA, IA3, PROMPT_TUNING, …"""
+        return str(self.config.get("peft_type") or "LORA").upper()
+
+    @property
     def b_tensors(self) -> list[Tensor]:
         """The B matrices of LoRA, zero before training."""
-        return [t for n, t in self.tensors.items() if ".lora_B." in n or ".lora_embedding_B" in n]
+        return [t for n, t in self.tensors.items() if ".lora_B" in n or ".lora_embedding_B" in n]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.stop - t.start for t in self.tensors.values())
+
+    @cached_property
+    def modules(self) -> Mapping[str, Module]:
+        """The modules that LoRA adapts, by name."""
+        found: dict[str, dict[str, tuple[int, ...]]] = {}
+        for name, tensor in self.tensors.items():
+            match = LORA.match(name)
+            if match and "embedding" not in match["side"]:
+                found.setdefault(match["module"], {})[match["side"][-1].lower()] = tensor.shape
+        return {name: Module(name, **shapes) for name, shapes in found.items()}
+
+    @property
+    def saved_whole(self) -> dict[str, Tensor]:
+        """Modules that are saved whole (`modules_to_save`, resized embeddings): the tensors that are no adapter matrices."""
+        return {
+            n: t
+            for n, t in self.tensors.items()
+            if not LORA.match(n) and "lora_magnitude" not in n and n.endswith("weight")
+        }
+
+    @cached_property
+    def added_tokens(self) -> Mapping[str, int]:
+        """Tokens that the tokenizer saved with the adapter adds to its vocabulary; empty where none is saved."""
+        try:
+            found = json.loads((self.path / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+            return {str(t["content"]): int(t["id"]) for t in found}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
 
 def provide(evidence: Evidence, target: str) -> Adapter:
-    """The adapter that the project names."""
-    path = evidence.project.adapter_path
-    if path is None:
-        raise MissingEvidence("adapter", 'add `[model] adapter = "out/adapter"` to llmguard.toml')
-    return read_adapter(path, evidence.project.relative(path))
-
-
-def usable(adapter: Adapter) -> Adapter:
-    """The adapter, if its files can be judged.
+    """The adapter that the project names.
 
     Raises:
-        EvidenceError: they cannot; the check that says why is named.
+        EvidenceError: its files cannot be judged; the check that says why is named.
     """
+    adapter: Adapter = evidence.get("adapter_files")
     if not adapter.tensors:
-        raise EvidenceError("adapter", adapter.problems[0][1] if adapter.problems else "no weights", told_by="adapter_files_are_whole")
+        reason = "; ".join(f"{file} {what}" for file, what in adapter.problems) or "it holds no tensors"
+        raise EvidenceError("adapter", reason, told_by="adapter_files_are_whole")
     return adapter
 
 
@@ -64,22 +114,33 @@ def read_adapter(path: Path, shown: str = "") -> Adapter:
     """What an adapter folder holds; never raises for what is in it."""
     name = shown or str(path)
     if not path.is_dir():
-        return Adapter(name, path, problems=[(name, f"does not exist{_near(path)}")])
+        what = "is a file, not a PEFT directory" if path.exists() else f"does not exist{_near(path)}"
+        return Adapter(name, path, problems=[(name, what)])
     problems: list[tuple[str, str]] = []
     config = _config(path / "adapter_config.json", problems)
-    weights = path / WEIGHTS
-    tensors: dict[str, Tensor] = {}
+    tensors = _tensors(path, problems)
+    legacy = not tensors and (path / LEGACY).exists()
+    changed = (path / WEIGHTS).stat().st_mtime if tensors else None
+    return Adapter(name, path, config, tensors, problems, legacy, changed)
+
+
+def _tensors(path: Path, problems: list[tuple[str, str]]) -> dict[str, Tensor]:
     try:
-        tensors = read_header(weights)
+        return read_header(path / WEIGHTS)
     except FileNotFoundError:
-        problems.append((WEIGHTS, f"is not there; the folder holds {', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'}"))
+        held = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+        problems.append((WEIGHTS, f"is not there; the folder holds {held}{_inside(path)}"))
     except BadFile as bad:
         problems.append((WEIGHTS, str(bad)))
     except OSError as bad:
         problems.append((WEIGHTS, f"cannot be read: {bad.strerror}"))
-    legacy = not tensors and (path / "adapter_model.bin").exists()
-    changed = weights.stat().st_mtime if tensors else None
-    return Adapter(name, path, config, tensors, problems, legacy, changed)
+    return {}
+
+
+def _inside(path: Path) -> str:
+    """Adapters in the folders of this folder: a run's folder was named instead of its checkpoint."""
+    found = sorted(p.parent.name for p in path.glob(f"*/{WEIGHTS}"))
+    return f"; adapters lie in its folders {', '.join(found[:5])}" if found else ""
 
 
 def _near(path: Path) -> str:
@@ -99,4 +160,7 @@ def _config(file: Path, problems: list[tuple[str, str]]) -> dict[str, Any]:
     except (OSError, ValueError) as bad:
         problems.append((file.name, f"cannot be read: {bad}"))
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        problems.append((file.name, f"holds a JSON {type(found).__name__}, expected an object"))
+        return {}
+    return found

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llmguard.errors import MissingEvidence
 from llmguard.evidence import Evidence
-from llmguard.tensors import BadFile, Tensor, read_header
+from llmguard.evidence.weights import read_weights
+from llmguard.tensors import Tensor
 
 __all__ = ["ModelFolder", "provide", "read_model"]
 
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "embedding.weight")
+EMBEDDINGS = (
+    "embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "embeddings.weight", "embedding.weight",
+)  # fmt: skip
 WIDTH = ("hidden_size", "n_embd", "d_model")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
     """A model folder, or what stands in its place.
 
-    `name`: as the project writes it. `path`: the folder, None for a hub id that is in no cache. `problems`: (file, what is
-    wrong with it). `tensors`: every tensor by name, empty where there are no safetensors weights.
+    `name`: as the project writes it. `path`: the folder, None where there is none here. `problems`: (file, what is wrong with
+    it). `tensors`: every tensor by name, empty where there are no safetensors weights. `is_hub_id`: the name is no path; `near`:
+    folders (cached hub ids) with names like it; `offline`: nothing may be downloaded.
     """
 
     name: str
@@ -34,26 +42,43 @@ class ModelFolder:
     problems: Sequence[tuple[str, str]] = ()
     other_weights: Sequence[str] = ()
     is_hub_id: bool = False
+    near: Sequence[str] = ()
+    offline: bool = False
 
     @property
     def has_weights(self) -> bool:
         """Whether there are weights of any kind."""
         return bool(self.tensors or self.other_weights)
 
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The config, with that of the text model of a model of several modalities laid over it."""
+        text = self.config.get("text_config")
+        return {**self.config, **(text if isinstance(text, dict) else {})}
+
     @property
     def embedding_rows(self) -> int | None:
         """Rows of the input embedding: from its tensor, else from the config's vocab_size."""
-        found = next((t for n, t in self.tensors.items() if n.endswith(EMBEDDINGS)), None)
+        found = next(
+            (t for n, t in self.tensors.items() if n.endswith(EMBEDDINGS) and "position" not in n), None
+        )
         if found is not None and found.shape:
             return found.shape[0]
-        size = self.config.get("vocab_size", self.config.get("text_config", {}).get("vocab_size"))
+        size = self.settings.get("vocab_size")
         return int(size) if isinstance(size, int) else None
 
     @property
     def width(self) -> int | None:
         """The hidden size, from the config."""
-        nested = {**self.config, **self.config.get("text_config", {})}
-        return next((int(nested[k]) for k in WIDTH if isinstance(nested.get(k), int)), None)
+        return self._setting(WIDTH)
+
+    @property
+    def layers(self) -> int | None:
+        """The number of layers, from the config."""
+        return self._setting(LAYERS)
+
+    def _setting(self, names: Sequence[str]) -> int | None:
+        return next((int(self.settings[k]) for k in names if isinstance(self.settings.get(k), int)), None)
 
 
 def provide(evidence: Evidence, target: str) -> ModelFolder:
@@ -61,33 +86,81 @@ def provide(evidence: Evidence, target: str) -> ModelFolder:
     path = evidence.project.model_path
     if path is None:
         raise MissingEvidence("model", 'add `[model] path = "…"` to llmguard.toml')
-    return read_model(path, evidence.project.relative(path))
+    return read_model(path, evidence.project.relative(path), evidence.project.folder)
 
 
-def read_model(text: str, shown: str = "") -> ModelFolder:
-    """What a folder (or a hub id, looked up in the local cache) holds; never raises for what is in it."""
-    folder, hub = Path(text), False
-    if not folder.is_dir() and text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        cached = _cached(text)
-        if cached is None:
-            return ModelFolder(shown or text, None, is_hub_id=True)
-        folder, hub = cached, True
-    if not folder.is_dir():
-        return ModelFolder(shown or text, None)
+def read_model(text: str, shown: str = "", root: Path | None = None) -> ModelFolder:
+    """What a folder (or a hub id, looked up in the local cache) holds; never raises for what is in it.
+
+    `root`: the folder that a relative path starts from.
+    """
+    folder, name = Path(root or Path(), text), shown or text
+    if folder.is_dir():
+        return _of_folder(folder, name)
+    is_id = text.count("/") == 1 and not text.startswith((".", "/", "~"))
+    cached = _cached(text) if is_id else None
+    if cached is not None:
+        return replace(_of_folder(cached, name), is_hub_id=True)
+    near = _near_folders(folder)
+    offline = any(os.environ.get(v, "").lower() in ("1", "true", "yes", "on") for v in OFFLINE)
+    if is_id and not near:
+        return ModelFolder(name, None, is_hub_id=True, near=_near_ids(text), offline=offline)
+    return ModelFolder(name, None, near=near, offline=offline)
+
+
+def _of_folder(folder: Path, name: str) -> ModelFolder:
     problems: list[tuple[str, str]] = []
     config = _config(folder, problems)
-    tensors = _tensors(folder, problems)
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".gguf", ".h5") and "training_args" not in p.name)
-    return ModelFolder(shown or text, folder, config, tensors, problems, others, hub)
+    tensors, others = read_weights(folder, problems)
+    return ModelFolder(name, folder, config, tensors, problems, others)
+
+
+def _near_folders(folder: Path) -> list[str]:
+    """Folders like the one that is not there: beside it, or under a parent with another spelling."""
+    parent = folder.parent
+    if parent.is_dir():
+        beside = [p.name for p in _listed(parent)]
+        return difflib.get_close_matches(folder.name, beside, n=3, cutoff=0.6)
+    wanted = f"{parent.name}/{folder.name}"
+    others = [f"{p.name}/{c.name}" for p in _listed(parent.parent) if p.is_dir() for c in _listed(p)]
+    return difflib.get_close_matches(wanted, others, n=3, cutoff=0.8)
+
+
+def _listed(folder: Path) -> Iterator[Path]:
+    try:
+        yield from sorted(folder.iterdir())[:500]
+    except OSError:
+        return
+
+
+def _cache() -> Path:
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    told = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(told) if told else home / "hub"
 
 
 def _cached(hub_id: str) -> Path | None:
-    """The newest snapshot of a hub id in the local cache (the cache's documented layout; nothing is asked over the network)."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    snapshots = cache / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    """A snapshot of a hub id in the local cache: of `main`, else the newest (documented layout; nothing is asked over the network)."""
+    place = _cache() / f"models--{hub_id.replace('/', '--')}"
+    try:
+        main = place / "snapshots" / (place / "refs" / "main").read_text("utf-8").strip()
+        if main.is_dir():
+            return main
+    except OSError:
+        pass
+    snapshots = place / "snapshots"
     found = sorted(snapshots.iterdir(), key=lambda p: p.stat().st_mtime) if snapshots.is_dir() else []
     return found[-1] if found else None
+
+
+def _near_ids(hub_id: str) -> list[str]:
+    """Hub ids in the local cache that are like this one."""
+    ids = [
+        p.name.removeprefix("models--").replace("--", "/")
+        for p in _listed(_cache())
+        if p.name.startswith("models--")
+    ]
+    return difflib.get_close_matches(hub_id, ids, n=3, cutoff=0.6)
 
 
 def _config(folder: Path, problems: list[tuple[str, str]]) -> dict[str, Any]:
@@ -100,31 +173,3 @@ def _config(folder: Path, problems: list[tuple[str, str]]) -> dict[str, Any]:
         problems.append(("config.json", f"cannot be read: {bad}"))
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _tensors(folder: Path, problems: list[tuple[str, str]]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    index = folder / "model.safetensors.index.json"
-    wanted = _index(index, problems) if index.exists() else {}
-    for name in sorted({*wanted.values()} or {p.name for p in folder.glob("*.safetensors") if not p.name.startswith("adapter")}):
-        try:
-            tensors.update(read_header(folder / name))
-        except FileNotFoundError:
-            problems.append((name, "is named by the index and not there"))
-        except BadFile as bad:
-            problems.append((name, str(bad)))
-        except OSError as bad:
-            problems.append((name, f"cannot be read: {bad.strerror}"))
-    broken = {name for name, _ in problems}
-    lost = [t for t, shard in wanted.items() if t not in tensors and shard not in broken]
-    if lost:
-        problems.append((index.name, f"names {len(lost)} tensors that no shard holds ({lost[0]} …)"))
-    return tensors
-
-
-def _index(file: Path, problems: list[tuple[str, str]]) -> dict[str, str]:
-    try:
-        return {str(k): str(v) for k, v in json.loads(file.read_text("utf-8"))["weight_map"].items()}
-    except (OSError, ValueError, KeyError, AttributeError) as bad:
-        problems.append((file.name, f"cannot be read: {bad}"))
-        return {}
