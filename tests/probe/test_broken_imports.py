@@ -121,9 +121,10 @@ def test_a_broken_import_ends_in_time(
 ) -> None:
     """At the latest two seconds after its patience is over, and nobody who came of it is alive."""
     result, seconds, living = results[fault]
-    patience = 2.5 if fault == "slow_but_moving" else NO_PROGRESS
-    # a hang is seen within one pause after the window; on a busy machine the window starts late
-    assert seconds <= patience + 2.0 + 3.0, (seconds, result)
+    patience = {"slow_but_moving": 2.5}.get(fault, NO_PROGRESS)
+    # what computes takes turns with all the others, and its silence is counted by the time that it really had
+    bound = DEADLINE if result.verdict is Verdict.SPIN or fault in DISK_BOUND else patience + 3.0
+    assert seconds <= bound + 2.0, (seconds, result)
     assert result.survivors == ()
     assert living == []
 

@@ -317,6 +317,26 @@ def test_computing_is_progress_only_where_it_is_said_to_be(clean: Path) -> None:
     assert "still computing after 2 s" in cut.explain()
 
 
+def test_a_pause_of_the_whole_machine_is_no_hang(clean: Path, alive: Alive) -> None:
+    """A container that is paused for longer than the window goes on where it was."""
+    code = "import time, importlib\nfor name in 'colorsys cmd code sched this'.split():\n"
+    running = probe.start(
+        code + "    importlib.import_module(name)\n    time.sleep(0.4)\nreport(1)",
+        timeout=60, no_progress=1.5, computing_is_progress=False,
+    )  # fmt: skip
+    assert _until(lambda: len(alive(running.spec.nonce)) == 1, 10)
+    assert running._handles.process is not None
+    both = (running._handles.process.pid, *alive(running.spec.nonce))
+    for pid in both:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    for pid in both:
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.3)  # the supervisor looks before the child has moved again
+    result = running.wait()
+    assert result.verdict is Verdict.OK, result.explain()
+
+
 def test_a_hidden_gpu_is_hidden(clean: Path) -> None:
     """So that killing an import cannot harm a driver."""
     result = probe.run("import os; report(os.environ['CUDA_VISIBLE_DEVICES'])", timeout=20, hide_gpus=True)

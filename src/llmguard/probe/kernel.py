@@ -9,7 +9,15 @@ import signal
 
 from llmguard.probe import tree
 
-__all__ = ["apply_limits", "become_subreaper", "die_with_parent", "oom_kills", "wake_on_children"]
+__all__ = [
+    "ASK_SIGNAL",
+    "DUMP_SIGNAL",
+    "apply_limits",
+    "become_subreaper",
+    "die_with_parent",
+    "oom_kills",
+    "wake_on_children",
+]
 
 _PDEATHSIG, _SUBREAPER = 1, 36
 _LIMITS = {
@@ -19,6 +27,9 @@ _LIMITS = {
     "open_files": "NOFILE",
     "user_processes": "NPROC",
 }
+
+DUMP_SIGNAL, ASK_SIGNAL = (int(getattr(signal, "SIGRTMAX", 0)) - back for back in (3, 4))
+"""What a Python child listens to (see `bootstrap`); where there are no real-time signals these are negative, and nobody does."""
 
 
 def become_subreaper() -> bool:

@@ -100,28 +100,39 @@ class Sampler:
 
 
 class Window:
-    """The time since the last progress: what it was, and what has been seen since."""
+    """The time since the last progress: what it was, and what has been seen since.
+
+    Time in which the probe could not have moved does not count: when it wanted to run and got no processor, and when
+    this process itself was late (a container that was paused).
+    """
 
     def __init__(self, first: Sample, computing_counts: bool) -> None:
         self.computing_counts = computing_counts
         self.start = self.last = first
+        self.silent_since = first.time
         self.reason = ""
         self.places: dict[str, int] = {}
 
     def add(self, sample: Sample) -> str:
         """Take the next sample into account; returns what moved, "" for nothing."""
         reason = self._moved(sample)
+        if not reason and self._starved(sample):
+            self.forgive(sample.time - self.last.time)
         self.last = sample
         if reason:
-            self.start, self.reason, self.places = sample, reason, {}
+            self.start, self.silent_since, self.reason, self.places = sample, sample.time, reason, {}
             return reason
         place = sample.place
         self.places[place] = self.places.get(place, 0) + 1
         return ""
 
+    def forgive(self, seconds: float) -> None:
+        """Take a time out of the silence."""
+        self.silent_since = min(self.silent_since + seconds, time.monotonic())
+
     def seconds(self) -> float:
         """How long nothing has moved, up to now."""
-        return time.monotonic() - self.start.time
+        return time.monotonic() - self.silent_since
 
     def _moved(self, sample: Sample) -> str:
         start = self.start
@@ -132,7 +143,6 @@ class Window:
             # waiting for the disk while printing is printing
             "files": sample.fs_moves > 0 and sample.output == self.last.output,
             "computing": self.computing_counts and self._computed(sample),
-            "starved": self._starved(sample),
         }
         return next((reason for reason, true in moved.items() if true), "")
 
@@ -155,7 +165,7 @@ class Window:
         """The window as plain data for the parent: differences from its first to its last sample."""
         first, last = self.start, self.last
         return {
-            "seconds": round(time.monotonic() - first.time, 3),
+            "seconds": round(self.seconds(), 3),
             "cpu_seconds": round(max(0, last.ticks - first.ticks) / HERTZ, 2),
             "switches": max(0, last.switches - first.switches),
             "bytes": max(0, last.read - first.read + last.written - first.written),

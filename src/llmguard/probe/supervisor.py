@@ -26,6 +26,8 @@ __all__ = ["main"]
 
 REAP_SECONDS = 0.8
 """How long a process may take to die of SIGKILL before it is abandoned."""
+LATE_SECONDS = 1.0
+"""A look that is later than this says that the machine stood still, not the probe."""
 STRAGGLER_SECONDS = 0.2
 """How long the children of a probe that has ended may take to follow it before they are called leftovers."""
 
@@ -47,7 +49,10 @@ class Supervisor:
 
     def run(self) -> None:
         """Start, watch, end, report."""
-        self._become_subreaper()
+        if not kernel.become_subreaper():
+            self.notes.append(
+                "no subreaper here: processes that left the probe's process group are not found"
+            )
         ooms = kernel.oom_kills()
         self.wake = kernel.wake_on_children()
         signal.signal(signal.SIGTERM, self._told_to_end)
@@ -64,12 +69,6 @@ class Supervisor:
         self._report(
             found | {"oom_kills": kernel.oom_kills() - ooms, "survivors": survivors, "status": self.status}
         )
-
-    def _become_subreaper(self) -> None:
-        if not kernel.become_subreaper():
-            self.notes.append(
-                "no subreaper here: processes that left the probe's process group are not found"
-            )
 
     # -- start
 
@@ -123,7 +122,10 @@ class Supervisor:
                 return "orphaned" if self.terminated or os.getppid() != self.parent else "cancel"
             if time.monotonic() >= deadline:
                 return "deadline"
-            if time.monotonic() >= look:
+            late = time.monotonic() - look
+            if late >= 0:
+                if late > LATE_SECONDS:
+                    self.window.forgive(late)
                 pause = min(pause * 1.5, longest)
                 look = time.monotonic() + pause
                 if verdict := self._look():
@@ -186,16 +188,16 @@ class Supervisor:
 
     def _ask_by_signal(self) -> None:
         """The handler in C answers also where the interpreter's lock is held; the other one names lock files."""
-        for number in (_dump_signal(), _ask_signal()):
+        for number in (kernel.DUMP_SIGNAL, kernel.ASK_SIGNAL):
             if self._catches(number):
                 os.kill(self.child, number)
-        self._wait_for("asked", 0.25 if self._catches(_ask_signal()) else 0.05)
+        self._wait_for("asked", 0.25 if self._catches(kernel.ASK_SIGNAL) else 0.05)
 
     def _catches(self, number: int) -> bool:
         """Whether the child has a handler for a signal; one without would die of it."""
         for line in tree.read(f"/proc/{self.child}/status").splitlines():
             if line.startswith("SigCgt:"):
-                return bool(number and int(line.split()[1], 16) >> (number - 1) & 1)
+                return number > 0 and bool(int(line.split()[1], 16) >> (number - 1) & 1)
         return False
 
     def _wait_for(self, name: str, seconds: float) -> bool:
@@ -291,15 +293,6 @@ def _survivor(thread: dict[str, object], refused: dict[int, str]) -> dict[str, o
     return {key: thread.get(key, "") for key in keys} | {"refused": refused.get(int(str(thread["pid"])), "")}
 
 
-def _dump_signal() -> int:
-    return int(getattr(signal, "SIGRTMAX", 0) and signal.SIGRTMAX - 3)
-
-
-def _ask_signal() -> int:
-    return int(getattr(signal, "SIGRTMAX", 0) and signal.SIGRTMAX - 4)
-
-
 def main() -> None:
     """Command line: scratch folder, lifeline, done pipe, parent's process id."""
-    folder, lifeline, done, parent = sys.argv[1:5]
-    Supervisor(folder, int(lifeline), int(done), int(parent)).run()
+    Supervisor(sys.argv[1], *map(int, sys.argv[2:5])).run()
