@@ -44,7 +44,9 @@ class Module:
     def __init__(self, file: Path) -> None:
         self.file, self.text = file, file.read_bytes()
         self.tree = ast.parse(self.text)
-        self.functions = {n.name: n for n in self.tree.body if isinstance(n, ast.FunctionDef)}
+        self.functions = {
+            n.name: n for n in self.tree.body if isinstance(n, ast.FunctionDef) and n.name != "_"
+        }
         self._starts = [0]
         for line in self.text.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))

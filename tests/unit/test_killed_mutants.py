@@ -354,3 +354,75 @@ class TestPacking:
         assert told("first_token_of_a_document_is_not_trained", sound, batches=as_batches([batch])) == [
             "error"
         ]
+
+
+class TestBorders:
+    """Where a check begins to speak, and what it does not judge."""
+
+    def test_what_is_not_judged_is_not_counted(self, sound: dict[str, Any], tiny: Any) -> None:
+        """Without labels, or where the project trains otherwise on purpose, nothing is looked at."""
+        bare = as_encoded([{"input_ids": encode(tiny, r)["input_ids"]} for r in QA])
+        alpaca = text_format("alpaca", tiny.eos_token)
+        for name in (
+            "every_response_token_is_trained", "every_wanted_turn_is_trained", "terminator_is_trained",
+            "boundary_falls_between_tokens", "collator_keeps_labels", "labels_are_not_shifted",
+        ):  # fmt: skip
+            found = look(name, sound, encoded=bare, template=alpaca)
+            assert (severities(found), found.looked_at) == ([], 0), name
+        assert look("every_wanted_turn_is_trained", sound, template=alpaca, train_on="last").looked_at == 0
+        assert look("boundary_falls_between_tokens", sound, template=alpaca, train_on="all").looked_at == 0
+
+    def test_scores_that_are_equal_or_half_there(self) -> None:
+        """`chosen_scores_above_rejected`: equal scores are no swap, and one score is none."""
+        pair = {"prompt": "Name a fruit, please.", "chosen": "An apple it is.", "rejected": "A stone it is."}
+        equal = [{**pair, "score_chosen": 2, "score_rejected": 2}] * 4
+        assert severities(llmguard.chosen_scores_above_rejected(equal)) == []
+        assert severities(llmguard.chosen_scores_above_rejected([{**pair, "score_chosen": 2}] * 4)) == []
+
+    def test_a_short_prompt_may_start_its_answer(self) -> None:
+        """`pairs_do_not_repeat_their_prompt`: prompts of less than 12 characters are not judged; of 12 they are."""
+        check = llmguard.pairs_do_not_repeat_their_prompt
+        short = check([{"prompt": "Hi there", "chosen": "Hi there, you.", "rejected": "Hi there."}] * 3)
+        assert (severities(short), short.looked_at) == ([], 0)
+        longer = check([{"prompt": "Say: twelve!", "chosen": "Say: twelve! yes", "rejected": "no"}] * 3)
+        assert severities(longer) == ["error"]
+
+    def test_control_tokens_in_half_of_the_pairs(self, tiny: Any) -> None:
+        """`pair_responses_hold_no_control_tokens`: more than half are a rendered data set, half are not."""
+        plain = {"prompt": "Name a fruit.", "chosen": "An apple.", "rejected": "A stone."}
+        held = {**plain, "chosen": "<|im_start|>An apple.<|im_end|>"}
+        check = llmguard.pair_responses_hold_no_control_tokens
+        assert severities(check([plain, plain, held, held], tiny)) == []
+        assert severities(check([plain, held, held], tiny)) == ["error"]
+
+    def test_a_prompt_as_long_as_the_context(self, tiny: Any) -> None:
+        """`prompts_leave_room_for_an_answer`: no room is left when the prompt is as long as the context."""
+        length = len(tiny("Name a fruit")["input_ids"])
+        check = llmguard.prompts_leave_room_for_an_answer
+        assert severities(check(["Name a fruit"], tiny, length)) == ["error"]
+        assert severities(check(["Name a fruit"], tiny, length + 100)) == []
+
+    def test_as_many_rows_as_the_split(self) -> None:
+        """`trainer_keeps_every_row`: all rows are all rows; one less is a warning."""
+        assert severities(llmguard.trainer_keeps_every_row({"rows": len(QA)}, as_rows(QA))) == []
+        assert severities(llmguard.trainer_keeps_every_row({"rows": len(QA) - 1}, as_rows(QA))) == ["warning"]
+
+    def test_one_row_in_six_is_many(self, sound: dict[str, Any], tiny: Any) -> None:
+        """`responses_are_not_cut`: one cut row in six is an error, one in twenty is not."""
+        alpaca = text_format("alpaca", tiny.eos_token)
+        whole = [encode(tiny, r) for r in QA]
+        cut = {n: v[:-4] for n, v in whole[0].items()}
+        assert told(
+            "responses_are_not_cut", sound, encoded=as_encoded([cut, *whole[1:]]), template=alpaca
+        ) == ["error"]
+        source = as_rows([QA[0], *(QA[1:] * 4)])
+        many = as_encoded([cut, *(whole[1:] * 4)])
+        assert "error" not in told("responses_are_not_cut", sound, encoded=many, rows=source, template=alpaca)
+
+    def test_padding_without_a_mask(self, sound: dict[str, Any], tiny: Any) -> None:
+        """`padding_is_never_trained`: without an attention mask, the run of pad ids at the end is padding."""
+        pad = tiny.pad_token_id
+        rows = [{"input_ids": [5, 6, 7, pad, pad], "labels": [-100, 6, 7, pad, pad]}]
+        assert told("padding_is_never_trained", sound, encoded=as_encoded(rows)) == ["error"]
+        masked = [{"input_ids": [5, 6, 7, pad, pad], "labels": [-100, 6, 7, -100, -100]}]
+        assert told("padding_is_never_trained", sound, encoded=as_encoded(masked)) == []
