@@ -109,18 +109,16 @@ def test_one_audit_serves_the_session(toy: Toy) -> None:
 
 
 def test_odd_evidence_reaches_every_report(toy: Toy, axis: tuple[str, ...]) -> None:
-    """Evidence that JSON, execnet or a terminal cannot take ends no session and loses no finding."""
+    """Evidence that JSON, execnet or a terminal cannot take ends no session and loses no finding; colours cross xdist."""
     toy.checks("toy_is_odd")
-    report = toy.report(*axis)
-    evidence = report["checks"][0]["findings"][0]["evidence"]
+    result = toy.run(*axis, "--color=yes", "--llmguard-json", "r.json")
+    evidence = toy.read("r.json")["checks"][0]["findings"][0]["evidence"]
     assert evidence["nan"] == "nan"
     assert evidence["array"] == [0, 1, 2]
-    assert (evidence["path"], evidence["set"], evidence["1"], evidence["bytes"]) == (
-        "x",
-        [1, 2],
-        "\ud800 lone",
-        "\\xff",
-    )
+    assert evidence["held"] == ["<list that holds itself>"]
+    texts = (evidence["path"], evidence["set"], evidence["1"], evidence["bytes"])
+    assert texts == ("x", [1, 2], "\ud800 lone", "\\xff")
+    assert any("\x1b[31m" in line and "error: " in line and "FAILED" not in line for line in result.outlines)
 
 
 def test_a_second_run_keeps_one_record(toy: Toy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -123,6 +124,27 @@ def test_an_old_report_is_replaced_whole(toy: Toy) -> None:
     assert toy.read("real/r.json")["version"] == 1
     assert (toy.path / "r.json").is_symlink()
     assert [p.name for p in (toy.path / "real").iterdir()] == ["r.json"]
+
+
+def test_an_old_report_stays_when_the_new_one_cannot_be_finished(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole or not at all: a disk that fills up while the report is written leaves the old one."""
+    toy.write("r.json", "old")
+    write_text = Path.write_text
+
+    def full(self: Path, text: str, *rest: str) -> int:
+        if self.name.startswith(".r.json"):
+            write_text(self, text[:10])
+            raise OSError(28, "No space left on device")
+        return write_text(self, text, *rest)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    toy.run("--llmguard-json", "r.json").stdout.fnmatch_lines(
+        ["json report could not be written to *No space left*"]
+    )
+    assert (toy.path / "r.json").read_text() == "old"
+    assert not list(toy.path.glob(".r.json*"))
 
 
 def test_into_a_pipe(toy: Toy) -> None:
