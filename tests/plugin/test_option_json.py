@@ -133,11 +133,11 @@ def test_an_old_report_stays_when_the_new_one_cannot_be_finished(
     toy.write("r.json", "old")
     write_text = Path.write_text
 
-    def full(self: Path, text: str, *rest: str) -> int:
+    def full(self: Path, text: str, *rest: str, **named: str) -> int:
         if self.name.startswith(".r.json"):
             write_text(self, text[:10])
             raise OSError(28, "No space left on device")
-        return write_text(self, text, *rest)
+        return write_text(self, text, *rest, **named)
 
     monkeypatch.setattr(Path, "write_text", full)
     toy.run("--llmguard-json", "r.json").stdout.fnmatch_lines(
