@@ -17,10 +17,10 @@ models are not the same."""
 
 @check
 def adapter_changes_the_model(adapter_effect: Effect) -> Yields:
-    """The model's logits with the adapter on differ from those with it off, all finite; and the base that the adapter names, where it is
-    on this machine, gives the same logits as the project's model.
+    """The adapter changes what the model says: its logits with the adapter on differ from those with it off, and are finite.
 
-    One forward pass each over six short texts on the CPU, in a supervised child.
+    The base that the adapter names, where it is on this machine, gives the same logits as the project's model. One forward pass each
+    over six short texts on the CPU, in a supervised child.
     """
     effect = adapter_effect
     where = Where(file=effect.adapter, key="model.adapter")
