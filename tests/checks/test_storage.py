@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +183,23 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
     assert "mounted read-only" in message
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere: the fault would not fire")
-def test_a_folder_of_another_user_is_named(tmp_path: Path) -> None:
-    """EACCES."""
-    tmp_path.chmod(0o555)
-    found = _only(_tried(Folder("output_dir", str(tmp_path))))
-    assert "EACCES" in found.message
+def test_a_folder_of_another_user_is_named() -> None:
+    """EACCES. Root may write everywhere, so that as root the probe becomes somebody else first."""
+    code = """
+import os, sys
+from llmguard.probe import writing
+if os.geteuid() == 0:
+    os.setuid(65534)
+report(writing.try_folder(sys.argv[1], "probe", 1024, 1024))
+"""
+    with tempfile.TemporaryDirectory() as folder:  # not below tmp_path, which nobody else may enter
+        Path(folder).chmod(0o555)
+        told = probe.run(code, [folder], timeout=60)
+        assert list(Path(folder).iterdir()) == []
+    assert told.ok, told.explain()
+    found = _only(_told(OUT, **told.payload))
+    assert "making a folder failed with EACCES" in found.message
+    assert "another user owns the folder" in found.message
 
 
 def test_a_cache_that_may_only_be_read_is_fine_offline() -> None:
