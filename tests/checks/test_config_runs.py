@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -80,6 +81,17 @@ class TestRowsAndSteps:
         for line, rows in (("val_set_size: 0.95", 5), ("val_set_size: 97", 3), ("val_set_size: 0", 100)):
             config = as_config(folder.write("c.yml", f"{text}{line}\n"))
             assert plan_of(config, runs_of(config)[0]).rows == rows
+
+    def test_epochs_that_nobody_gives_are_the_librarys(self, folder: Folder) -> None:
+        """The Trainer's default is 3; in a config of the user's own nobody knows, and one is counted."""
+        folder.rows("train.jsonl", 160)
+        for text, steps in (
+            (f"{HEAD}per_device_train_batch_size: 16\n", 30),
+            ("batch_size: 16\ntrain_file: train.jsonl\n", 10),
+        ):
+            config = as_config(folder.write("c.yaml", f"{text}gradient_checkpointing: true\n"))
+            config = dataclasses.replace(config, train_files=(folder.path / "train.jsonl",))
+            assert plan_of(config, runs_of(config)[0]).steps == steps
 
     def test_rows_are_counted_where_that_is_cheap(self, folder: Folder) -> None:
         """Lines that hold something, the items of a small array; anything else is unknown."""
@@ -212,6 +224,10 @@ class TestSaving:
         """max_steps 10 with save_steps 500: no checkpoint before the last step."""
         finding = only(folder.config(f"{HEAD}max_steps: 10\nsave_steps: 500\n"), self.CHECK, key="save_steps")
         assert "save_steps is 500, the run has 10 steps" in finding.message
+
+    def test_an_interval_of_the_whole_run(self, folder: Folder) -> None:
+        """500 of 500 steps: the last step is one."""
+        assert self.CHECK not in of(folder.config(f"{HEAD}max_steps: 500\nsave_steps: 500\n"))
 
     def test_an_evaluation_that_never_comes(self, folder: Folder) -> None:
         """The same for evaluations, where they run by steps."""

@@ -92,6 +92,8 @@ BAD = {
     'num_train_epochs: "3"': 'it is the text "3"',
     "num_train_epochs: three": "a word or a unit",
     "warmup_steps: no": "it is False where a number of steps is needed",
+    'max_steps: "2000000"': "`max_steps: 2000000`",
+    'warmup_steps: "0.1"': "`warmup_steps: 0.1`",
     "max_steps: on": "it is True where a whole number is needed",
     "gradient_accumulation_steps: 2.0": "it is 2.0 where a whole number is needed",
     "per_device_eval_batch_size: 3.5": "write a whole number",

@@ -57,6 +57,11 @@ class TestParsing:
         (folder.path / "train.py").write_bytes(data)
         assert only(audit(folder), self.CHECK).where.file == "train.py"
 
+    def test_a_generated_file_is_not_parsed(self, folder: Folder) -> None:
+        """Megabytes are no source that anybody wrote."""
+        folder.write("train.py", "x = 1\n" * 400_000)
+        assert "larger than any source file" in only(audit(folder), self.CHECK).message
+
     def test_other_files_are_no_sources(self, folder: Folder) -> None:
         """A notebook or a shell script cannot be parsed as Python."""
         folder.write("train.sh", "python train.py\n")
