@@ -198,7 +198,7 @@ report(writing.try_folder(sys.argv[1], "probe", 1024, 1024))
         assert list(Path(folder).iterdir()) == []
     assert told.ok, told.explain()
     found = _only(_told(OUT, **told.payload))
-    assert "failed with EACCES" in found.message
+    assert "making a folder failed with EACCES" in found.message
     assert "another user owns the folder" in found.message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -23,10 +24,13 @@ def report(payload: object) -> None:
 
 
 def step(text: str) -> None:
-    """Say what is being done: counts as progress and is named where the probe hangs. Outside a probe it does
-    nothing."""
+    """Say what is being done: counts as progress and is named where the probe hangs. Outside a probe it does nothing.
+
+    What cannot be told is left out: the work matters, not the telling.
+    """
     if inside():
-        _append(os.environ["LLMGUARD_PROBE_STEPS"], json.dumps({"step": text}))
+        with contextlib.suppress(OSError):
+            _append(os.environ["LLMGUARD_PROBE_STEPS"], json.dumps({"step": text}))
 
 
 def _append(path: str, line: str) -> None:
