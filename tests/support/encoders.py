@@ -80,7 +80,10 @@ def joint(tokenizer: Any, template: TextFormat | ChatTemplate, turns: Turns) -> 
     text, places = _places(tokenizer, template, turns)
     encoded = tokenizer(text, add_special_tokens=template.add_special_tokens, return_offsets_mapping=True)
     offsets = encoded["offset_mapping"]
-    spans = [Span(_first(offsets, text, a), _first(offsets, text, b), _first(offsets, text, c)) for a, b, c in places]
+    spans = [
+        Span(_first(offsets, text, a), _first(offsets, text, b), _first(offsets, text, c))
+        for a, b, c in places
+    ]
     return Sample(encoded["input_ids"], spans)
 
 
@@ -93,7 +96,9 @@ def _first(offsets: Sequence[tuple[int, int]], text: str, at: int) -> int:
     return len(offsets)
 
 
-def _places(tokenizer: Any, template: TextFormat | ChatTemplate, turns: Turns) -> tuple[str, list[tuple[int, int, int]]]:
+def _places(
+    tokenizer: Any, template: TextFormat | ChatTemplate, turns: Turns
+) -> tuple[str, list[tuple[int, int, int]]]:
     """The text, and for each response where it starts, where it ends and where its terminator does, in characters."""
     if isinstance(template, ChatTemplate):
         return _places_rendered(tokenizer, template, turns)
@@ -108,7 +113,9 @@ def _places(tokenizer: Any, template: TextFormat | ChatTemplate, turns: Turns) -
     return pieces_text(pieces), found
 
 
-def _places_rendered(tokenizer: Any, template: ChatTemplate, turns: Turns) -> tuple[str, list[tuple[int, int, int]]]:
+def _places_rendered(
+    tokenizer: Any, template: ChatTemplate, turns: Turns
+) -> tuple[str, list[tuple[int, int, int]]]:
     """Contents searched one behind the other; the control token that follows a response ends it."""
     text = tokenizer.apply_chat_template(_messages(turns), chat_template=template.text, tokenize=False)
     found, at = [], 0
@@ -128,7 +135,9 @@ def _messages(turns: Turns) -> list[dict[str, str]]:
 
 
 def _specials(tokenizer: Any) -> list[str]:
-    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(tokenizer.all_special_tokens)
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(
+        tokenizer.all_special_tokens
+    )
     return sorted(special, key=len, reverse=True)
 
 
@@ -151,6 +160,10 @@ def rendered(tokenizer: Any, template: ChatTemplate, turns: Turns) -> Sample | N
 
 def _ids(tokenizer: Any, template: ChatTemplate, turns: Turns, *, generation: bool = False) -> list[int]:
     found = tokenizer.apply_chat_template(
-        _messages(turns), chat_template=template.text, tokenize=True, add_generation_prompt=generation, return_dict=False
+        _messages(turns),
+        chat_template=template.text,
+        tokenize=True,
+        add_generation_prompt=generation,
+        return_dict=False,
     )
     return list(found)

@@ -23,7 +23,9 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
-def fault(*found_by: str) -> Callable[[Callable[[Sample, Any], Sample | None]], Callable[[Sample, Any], Sample | None]]:
+def fault(
+    *found_by: str,
+) -> Callable[[Callable[[Sample, Any], Sample | None]], Callable[[Sample, Any], Sample | None]]:
     """Register a fault with the checks that are to find it."""
 
     def register(plant: Callable[[Sample, Any], Sample | None]) -> Callable[[Sample, Any], Sample | None]:
@@ -103,7 +105,10 @@ def bos_missing(sample: Sample, tokenizer: Any) -> Sample | None:
 
 def has_token(tokenizer: Any, text: str) -> bool:
     """Whether a text is one id of the vocabulary."""
-    return tokenizer.convert_tokens_to_ids(text) not in (None, tokenizer.unk_token_id) or text == tokenizer.unk_token
+    return (
+        tokenizer.convert_tokens_to_ids(text) not in (None, tokenizer.unk_token_id)
+        or text == tokenizer.unk_token
+    )
 
 
 @fault("control_tokens_are_single_ids", "response_ends_with_its_terminator")
@@ -190,7 +195,7 @@ def mask_of_the_unpadded_row(sample: Sample, tokenizer: Any) -> Sample | None:
     return Sample(ids, _moved(sample, [0] * PADS).spans, labels, [0] * PADS + [1] * len(sample.ids))
 
 
-@fault("every_wanted_turn_is_trained")
+@fault("every_wanted_turn_is_trained", "every_response_token_is_trained")
 def label_at_minus_one(sample: Sample, tokenizer: Any) -> Sample | None:
     """A search that fails returns -1, and the label is written there."""
     return _relabelled(sample, {len(sample.ids) - 1})

@@ -8,7 +8,7 @@ from typing import Any
 from llmguard.catalogue import CHECKS, Entry
 from llmguard.findings import Finding, Severity
 
-__all__ = ["FAMILIES", "alarms", "findings"]
+__all__ = ["FAMILIES", "alarms", "findings", "named"]
 
 FAMILIES = ("template", "tokens", "masking", "collation", "packing", "prompts", "data")
 
@@ -17,6 +17,11 @@ def findings(evidence: dict[str, Any], families: Iterable[str] = FAMILIES) -> li
     """What all checks of some families find for which there is evidence."""
     wanted = set(families)
     return [f for entry in CHECKS if entry.family in wanted for f in _found(entry, evidence)]
+
+
+def named(evidence: dict[str, Any], *checks: str) -> list[Finding]:
+    """What some checks find, by name."""
+    return [f for entry in CHECKS if entry.name in checks for f in _found(entry, evidence)]
 
 
 def _found(entry: Entry, evidence: dict[str, Any]) -> list[Finding]:

@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-__all__ = ["CHAT", "TOKENIZERS", "conversations", "folder", "gsm8k", "templates", "tokenizer", "tokenizer_folder"]
+__all__ = [
+    "CHAT",
+    "TOKENIZERS",
+    "conversations",
+    "folder",
+    "gsm8k",
+    "templates",
+    "tokenizer",
+    "tokenizer_folder",
+]
 
 TOKENIZERS = (
     "deepseek-coder-instruct", "deepseek-llm-7b-chat", "dialogpt-small", "falcon-7b-instruct", "gpt2", "llama-2-7b-chat",
