@@ -268,7 +268,7 @@ class Relevant:
         told += [
             cases[p] for p in getattr(getattr(item, "callspec", None), "params", {}).values() if _in(p, cases)
         ]
-        return any(self.check in inspect.getsource(one) for one in told)
+        return self.check in item.name or any(self.check in inspect.getsource(one) for one in told)
 
 
 def _in(key: Any, cases: dict[str, Any]) -> bool:

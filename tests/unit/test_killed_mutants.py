@@ -426,3 +426,34 @@ class TestBorders:
         assert told("padding_is_never_trained", sound, encoded=as_encoded(rows)) == ["error"]
         masked = [{"input_ids": [5, 6, 7, pad, pad], "labels": [-100, 6, 7, -100, -100]}]
         assert told("padding_is_never_trained", sound, encoded=as_encoded(masked)) == []
+
+    def test_columns_of_other_lengths(self, sound: dict[str, Any]) -> None:
+        """`columns_are_as_long_as_their_ids`: one label too few in one row is an error."""
+        rows = [
+            {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]},
+            {"input_ids": [4, 5, 6], "labels": [-100, 5]},
+        ]
+        found = look("columns_are_as_long_as_their_ids", sound, encoded=as_encoded(rows))
+        assert (severities(found), found.looked_at) == (["error"], 2)
+        fine = look("columns_are_as_long_as_their_ids", sound)
+        assert (severities(fine), fine.looked_at) == ([], len(QA))
+
+    def test_a_collator_that_fails(self, sound: dict[str, Any]) -> None:
+        """`collator_takes_rows_of_unequal_length`: an error with the rows it failed on; nothing where it did not."""
+        name, batches = "collator_takes_rows_of_unequal_length", as_batches([{"input_ids": [[1, 2, 3]]}])
+        assert told(name, sound, batches=batches) == []
+        batches.facts["failed"] = {
+            "rows": [0, 2],
+            "lengths": [3, 5],
+            "type": "ValueError",
+            "message": "expected 3",
+        }
+        assert told(name, sound, batches=batches) == ["error"]
+
+    def test_what_passes_is_counted(self, sound: dict[str, Any], tiny: Any) -> None:
+        """`prompts_start_with_bos`, `tokenizer_keeps_white_space`: sound prompts and code."""
+        assert look("prompts_start_with_bos", sound, prompts=["one", "two"], rows=None).looked_at == 2
+        code = as_rows([{"prompt": "write f", "response": "def f(x):\n    return  x"}])
+        found = look("tokenizer_keeps_white_space", sound, rows=code)
+        assert severities(found) == []
+        assert found.looked_at >= 1
