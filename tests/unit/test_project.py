@@ -125,3 +125,20 @@ def test_a_table_format_needs_its_slot(tmp_path: Path) -> None:
         load_project(write(tmp_path, '[prompt]\nformat = { prompt = "Q:" }\n'))
     good = load_project(write(tmp_path, '[prompt]\nformat = { prompt = "Q: {prompt}", end = "E" }\n'))
     assert good.schema.prompt.format.end == "E"  # type: ignore[union-attr]  # a table was given
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("gpt2", False),
+        ("Qwen/Qwen2.5-0.5B", False),
+        ("out/run/final", True),
+        ("./model", True),
+        ("/models/x", True),
+        ("models/", True),
+    ],
+)
+def test_hub_ids_are_told_from_paths(tmp_path: Path, text: str, path: bool) -> None:
+    """A name that is no folder here is a hub id where it may be one, also without an owner; else a path from the file's folder."""
+    project = load_project(write(tmp_path, f'[model]\npath = "{text}"\n'), environ={})
+    assert (project.model_path != text or text.startswith("/")) is path

@@ -99,5 +99,5 @@ class Project:
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether a model name can only be a path: absolute, dotted, deep, or ending like a file. A hub id is `owner/name`."""
-    return text.startswith(("/", ".", "~")) or text.count("/") != 1 or "\\" in text
+    """Whether a model name can only be a path: absolute, dotted or deep. A hub id is `owner/name`, or a bare `name` (gpt2)."""
+    return text.startswith(("/", ".", "~")) or text.count("/") > 1 or "\\" in text or text.endswith("/")
