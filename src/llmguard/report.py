@@ -11,7 +11,7 @@ from typing import Any
 
 from llmguard.findings import Finding, Severity
 
-__all__ = ["CheckResult", "Outcome", "Report"]
+__all__ = ["CheckResult", "Outcome", "Report", "document", "dumps", "totals"]
 
 VERSION = 1
 
