@@ -10,12 +10,14 @@ ratios of one run mean something: machines are noisy.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import os
 import random
 import re
-import resource
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -189,27 +191,55 @@ def main() -> int:
     return 0
 
 
+class Peak(threading.Thread):
+    """The most memory that this process holds while the thread runs, in MiB above what it held at the start; 0 where there is no /proc."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.start_mib = self.most = self._held()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.02):
+            self.most = max(self.most, self._held())
+
+    def end(self) -> float:
+        self._over.set()
+        self.join()
+        return self.most - self.start_mib
+
+    @staticmethod
+    def _held() -> float:
+        try:
+            return (
+                int(Path("/proc/self/statm").read_text("ascii").split()[1])
+                * os.sysconf("SC_PAGE_SIZE")
+                / 2**20
+            )
+        except OSError:
+            return 0.0
+
+
 def measured(
     name: str, way: Callable[[], set[int]], planted: dict[str, list[int]], first: dict[str, float] | None
 ) -> dict[str, float]:
-    """Run one way once, and print its line; the ratio is to the first way."""
-    before, started, computed = (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        time.perf_counter(),
-        time.process_time(),
-    )
+    """Run one way once, and print its line; the ratio is of processor time, to the first way."""
+    gc.collect()
+    peak = Peak()
+    peak.start()
+    started, computed = time.perf_counter(), time.process_time()
     found = way()
     seconds, cpu = time.perf_counter() - started, time.process_time() - computed
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = peak.end()
     recall = {kind: sum(row in found for row in rows) / len(rows) for kind, rows in planted.items()}
     others = len(found - {row for rows in planted.values() for row in rows})
-    ratio = seconds / first["seconds"] if first else 1.0
+    ratio = cpu / first["cpu_seconds"] if first else 1.0
     print(
         f"{name:34}{seconds:9.2f}{cpu:8.2f}{ratio:7.1f}{grown:7.0f}  "
         + ", ".join(f"{r:.3f}" for r in recall.values())
         + f"; {others}"
     )
-    return {"seconds": seconds, "cpu_seconds": cpu, "ratio": ratio, "others": others, **recall}
+    return {"seconds": seconds, "cpu_seconds": cpu, "ratio": ratio, "mib": grown, "others": others, **recall}
 
 
 if __name__ == "__main__":

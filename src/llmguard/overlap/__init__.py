@@ -25,9 +25,10 @@ def find_overlap(rows: Rows, train: Rows, *, threads: int | None = None) -> Over
 
 def judged(index: Index, partial: Partial, rows: Rows, train: Rows) -> Overlap:
     """From the sum of all shards to matches: the texts themselves are looked at, the worst match of each row is kept."""
-    near = list(Near(index, partial, train).matches())
+    equal = list(Equal(index, partial, rows, train).matches())
+    near = list(Near(index, partial, train).matches({match.row for match in equal}))
     worst: dict[int, Match] = {}
-    for match in (*Equal(index, partial, rows, train).matches(), *near):
+    for match in (*equal, *near):
         if match.row < index.rows and (match.row not in worst or match.order < worst[match.row].order):
             worst[match.row] = match
     control = dict.fromkeys(range(index.rows, index.rows + len(index.control)), 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from llmguard.overlap.hashing import GRAM, plain, words_of
@@ -28,7 +29,7 @@ class Words:
         even = plain(self.text)
         if len(even) != len(self.text):
             return " ".join(self.words[start:stop])
-        spans = [m.span() for m in WORD.finditer(even)]
+        spans = [m.span() for m in islice(WORD.finditer(even), stop)]
         return self.text[spans[start][0] : spans[stop - 1][1]] if start < stop <= len(spans) else ""
 
 

@@ -128,6 +128,10 @@ def _rest(rows: Rows, row: int) -> dict[str, str]:
         rows.columns.group,
         *companions_of(record, rows.columns),
     }
-    found = {name: value for name, value in record.items() if isinstance(value, str) and name not in known and not is_metadata(name)}
+    found = {
+        name: value
+        for name, value in record.items()
+        if isinstance(value, str) and name not in known and not is_metadata(name)
+    }
     system = [t.content for t in turns_of(record, rows.columns) or () if t.role in ("system", "developer")]
     return {**found, **({"system": "\n".join(system)} if system else {})}

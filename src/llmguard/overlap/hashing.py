@@ -116,22 +116,21 @@ def hashed(texts: Sequence[str]) -> Hashed:
     inside = np.frombuffer(b"\0" + raw.tobytes().translate(_IN_WORD), np.bool_)
     edges = np.flatnonzero(inside[1:] != inside[:-1])
     starts, stops = edges[::2], edges[1::2]
-    words = _mixed((sums[stops] - sums[starts]) * inverses[starts])
+    words = _mixed((sums.take(stops) - sums.take(starts)) * inverses.take(starts))
     first = np.concatenate(([0], np.searchsorted(starts, ends)))
     text = np.repeat(np.arange(len(texts), dtype=np.int64), np.diff(first))
-    return Hashed(words, text, first, ~_DIGIT[raw[starts]], _wholes(words, first))
+    return Hashed(words, text, first, ~_DIGIT.take(raw.take(starts)), _wholes(words, first))
 
 
 def _joined(texts: Sequence[str]) -> tuple[NDArray[np.uint8], Ints]:
     """The bytes of all texts with a NUL after each, and where those NULs are."""
-    joined = "\0".join(texts)
-    if joined.count("\0") != len(texts) - 1:
-        joined = "\0".join(t.replace("\0", " ") for t in texts)
-    raw = (
-        np.frombuffer((joined + "\0").encode("utf-8", "surrogatepass"), np.uint8)
-        if texts
-        else np.zeros(0, np.uint8)
-    )
+    joined = "\0".join([*texts, ""])
+    if joined.isascii():
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1) - 1
+        return np.frombuffer(joined.encode("ascii"), np.uint8), ends
+    if joined.count("\0") != len(texts):
+        joined = "\0".join([*(t.replace("\0", " ") for t in texts), ""])
+    raw = np.frombuffer(joined.encode("utf-8"), np.uint8)
     return raw, np.flatnonzero(raw == 0)
 
 

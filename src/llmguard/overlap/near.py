@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,8 @@ LEAST_WORDS, LEAST_RUN, LEAST_SHARE = 13, 13, 0.5
 """Words (no boilerplate) of a text that can be near; it is with a shared run of LEAST_RUN of them, or LEAST_SHARE in the same order."""
 LONG_RUN, RUN_SHARE = 25, 0.05
 """A run counts when it is long, or a good part of its text."""
+GOOD = 0.8
+"""A share from which further candidates are not looked at."""
 BOILERPLATE, OFTEN = 10, 50
 """A gram in more than BOILERPLATE training rows, and in more than one in OFTEN, is boilerplate: a template, a fixed instruction."""
 
@@ -36,25 +38,29 @@ class Near:
     train: Rows
     _known: dict[int, list[Words]] = field(default_factory=dict)
 
-    def matches(self) -> Iterator[Match]:
-        """For each indexed text (control rows too) its best match; `row` is the entry of the index."""
+    def matches(self, known: Collection[int] = ()) -> Iterator[Match]:
+        """For each indexed text (control rows too) its best match; `row` is the entry of the index. Entries that are `known`
+        to be equal to a training row are left out."""
         found = self.index.candidates(self.partial)
-        text, told, looked_at, best = Words(""), np.zeros(0, np.bool_), -1, list[Match]()
+        rows: dict[int, list[int]] = {}
         for part, row in zip(found.part.tolist(), found.row.tolist(), strict=True):
-            if part != looked_at:
-                yield from best
-                text, looked_at, best = Words(self.index.parts.texts[part]), part, []
-                told = self._telling(text)
-            both = [
-                *best,
-                *(
-                    m
-                    for other in self._train_words(row)
-                    if (m := self._compare(part, row, text, told, other))
-                ),
-            ]
-            best = [min(both, key=lambda m: m.order)] if both else []
-        yield from best
+            if int(self.index.entry[part]) not in known:
+                rows.setdefault(part, []).append(row)
+        for part, some in rows.items():
+            match = self._best(part, some)
+            if match:
+                yield match
+
+    def _best(self, part: int, rows: Sequence[int]) -> Match | None:
+        """The best match of a text among its candidates; the first that leaves little to be found better ends the search."""
+        text = Words(self.index.parts.texts[part])
+        told, best = self._telling(text), list[Match]()
+        for row in rows:
+            compared = (self._compare(part, row, text, told, other) for other in self._train_words(row))
+            best = sorted([*best, *(m for m in compared if m)], key=lambda m: m.order)[:1]
+            if best and best[0].share >= GOOD:
+                break
+        return best[0] if best else None
 
     def _compare(
         self, part: int, row: int, text: Words, told: NDArray[np.bool_], other: Words

@@ -32,8 +32,9 @@ class Parts:
 def part_blocks(rows: Rows, which: Iterable[int], size: int) -> Iterator[Parts]:
     """The compared texts of the rows `which`, in blocks of whole rows of about `size` characters."""
     block, held = Parts([], [], []), 0
+    plain = None if rows.columns.preference else (rows.columns.prompt, rows.columns.response)
     for row in which:
-        for kind, text in texts_of(rows.records[row], rows.columns):
+        for kind, text in _texts(rows.records[row], rows.columns, plain):
             block.texts.append(text)
             block.rows.append(row)
             block.kinds.append(kind)
@@ -47,9 +48,16 @@ def part_blocks(rows: Rows, which: Iterable[int], size: int) -> Iterator[Parts]:
 
 def texts_of(record: Mapping[str, Any], columns: Columns) -> Sequence[tuple[int, str]]:
     """What a row asks and answers, as (ASKED or ANSWERED, text); a row of plain text (`text`) asks it."""
-    asked = record.get(columns.prompt) if columns.prompt and not columns.preference else None
+    return _texts(record, columns, None if columns.preference else (columns.prompt, columns.response))
+
+
+def _texts(
+    record: Mapping[str, Any], columns: Columns, plain: tuple[str | None, str | None] | None
+) -> Sequence[tuple[int, str]]:
+    """As `texts_of`; `plain`: the columns of prompt and response, None for preference pairs."""
+    asked = record.get(plain[0]) if plain and plain[0] else None
     if isinstance(asked, str):
-        answered = record.get(columns.response) if columns.response else None
+        answered = record.get(plain[1]) if plain and plain[1] else None
         if isinstance(answered, str):
             return [(ASKED, asked), *_beside(record, columns), (ANSWERED, answered)]
     turns = turns_of(record, columns)
