@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 USES = """
 import pytest
+from llmguard.auditing import Audit
 from llmguard.errors import CheckFailed, UsageError
-from llmguard.evidence.files import read_split
 
 ENCODED = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [5, 6], "labels": [-100, -100]}]
 
@@ -68,12 +68,18 @@ def test_a_target_is_chosen(llmguard):
     assert llmguard.check("toy_needs", target="train").looked_at == 2
     assert llmguard.check("toy_needs", target="test").looked_at == 1
 
-def test_a_project_is_audited(llmguard, request):
+@pytest.fixture
+def toys_alone(monkeypatch):
+    """The real checks would import torch in a child of theirs."""
+    plan = Audit.plan
+    monkeypatch.setattr(Audit, "plan", lambda self, tiers: [(e, t) for e, t in plan(self, tiers) if "toy" in e.name])
+
+def test_a_project_is_audited(llmguard, toys_alone):
     outcomes = {c.check: c.outcome.value for c in llmguard.audit("llmguard.toml").checks}
     assert (outcomes["toy_holds"], outcomes["toy_fails"], outcomes["toy_is_accepted"]) == ("passed", "failed", "accepted")
     assert "toy_runs_a_model" not in outcomes
 
-def test_tiers_are_chosen_and_a_folder_will_do(llmguard, request):
+def test_tiers_are_chosen_and_a_folder_will_do(llmguard, toys_alone, request):
     assert "toy_runs_a_model" in [c.check for c in llmguard.audit(request.path.parent, tiers=["sentinel"]).checks]
 
 def test_a_folder_without_a_project_is_told(llmguard, tmp_path):

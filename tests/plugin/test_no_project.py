@@ -80,7 +80,7 @@ def test_last_failed_knows_them(bare: Toy) -> None:
 def test_real_checks_of_the_environment_run(bare: Toy) -> None:
     """The real ones, in a folder that has nothing: each passes, warns or says what it lacks; none breaks, none accuses."""
     bare.write("conftest.py", "")
-    report = bare.report("-m", "preflight", only="not toy")
+    report = bare.report("-m", "preflight", only="not toy and not torch")
     assert {c["family"] for c in report["checks"]} <= {"environment", "storage", "source"}
     assert not [c for c in report["checks"] if c["outcome"] in ("failed", "error")]
 
