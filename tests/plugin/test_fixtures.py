@@ -70,7 +70,7 @@ def test_a_target_is_chosen(llmguard):
 
 @pytest.fixture
 def toys_alone(monkeypatch):
-    """The real checks would import torch in a child of theirs."""
+    # the real checks would import torch in a child of theirs
     plan = Audit.plan
     monkeypatch.setattr(Audit, "plan", lambda self, tiers: [(e, t) for e, t in plan(self, tiers) if "toy" in e.name])
 
