@@ -64,7 +64,7 @@ time.sleep(1e6)
     "floods_stdout": """
 import time
 line = 'x' * 65535
-for _ in range(2000):
+for _ in range(300):
     print(line)
 time.sleep(0.3)
 print('the last line')

@@ -131,8 +131,8 @@ class Window:
         self.silent_since = min(self.silent_since + seconds, time.monotonic())
 
     def seconds(self) -> float:
-        """How long nothing has moved, up to now."""
-        return time.monotonic() - self.silent_since
+        """How long nothing had moved when it was looked at last."""
+        return max(0.0, self.last.time - self.silent_since)
 
     def _moved(self, sample: Sample) -> str:
         start = self.start
