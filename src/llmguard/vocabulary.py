@@ -91,6 +91,10 @@ class Vocabulary:
         """The bytes of a few ids."""
         return self.spans(np.asarray(ids, dtype=np.int64))[0].tobytes()
 
+    def squeezed(self, token: str) -> bytes:
+        """A control token's text as compared."""
+        return squeeze(token.replace(METASPACE, " ") if self.metaspace else token)
+
     def text_as_bytes(self, text: str) -> bytes:
         """Text as its ids would give it back: normalised as the tokenizer does, without spaces."""
         if self.normalizer is not None:

@@ -120,8 +120,9 @@ def _places_rendered(
     text = tokenizer.apply_chat_template(_messages(turns), chat_template=template.text, tokenize=False)
     found, at = [], 0
     for turn in turns:
-        start = text.index(turn.content.strip(), at)
-        at = end = start + len(turn.content.strip())
+        said = turn.content if turn.content in text[at:] else turn.content.strip()
+        start = text.index(said, at)
+        at = end = start + len(said)
         rest = text[end:].lstrip()
         special = next((s for s in _specials(tokenizer) if rest.startswith(s)), "")
         stop = len(text) - len(rest) + len(special) if special else end

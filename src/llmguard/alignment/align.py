@@ -18,7 +18,7 @@ from llmguard.formats.chat import TemplateError, control_tokens
 from llmguard.formats.pieces import split_blank
 from llmguard.ragged import Ints
 from llmguard.rows import Rows, Turn
-from llmguard.vocabulary import Vocabulary, squeeze, vocabulary_of
+from llmguard.vocabulary import Vocabulary, vocabulary_of
 
 __all__ = ["Alignment", "Status", "align"]
 
@@ -103,27 +103,34 @@ def _targets(
     template: Any,
     vocabulary: Vocabulary,
 ) -> list[Target | None]:
-    ends = _ends(tokenizer, template)
-    bos = squeeze(tokenizer.bos_token) if getattr(tokenizer, "bos_token", None) else b""
+    ends = _ends(tokenizer, template, vocabulary)
+    bos = vocabulary.squeezed(tokenizer.bos_token) if getattr(tokenizer, "bos_token", None) else b""
     dated = isinstance(template, ChatTemplate) and bool(template.dates)
-    return [
-        _target(rows.turns[s], template.as_of(row) if dated else template, vocabulary, ends, bos)
-        if 0 <= s < len(rows)
-        else None
-        for s, row in zip(encoded.source.tolist(), bytes_of, strict=True)
-    ]
+
+    def target(source: int, row: bytes) -> Target | None:
+        if not 0 <= source < len(rows):
+            return None
+        found = _target(rows.turns[source], template, vocabulary, ends, bos)
+        if dated and found and place(row, found).cut is not Cut.EXACT:
+            others = (_target(rows.turns[source], t, vocabulary, ends, bos) for t in template.as_of(row))
+            return next((o for o in others if o and place(row, o).cut is Cut.EXACT), found)
+        return found
+
+    return [target(s, row) for s, row in zip(encoded.source.tolist(), bytes_of, strict=True)]
 
 
-def _ends(tokenizer: Any, template: Any) -> list[bytes]:
+def _ends(tokenizer: Any, template: Any, vocabulary: Vocabulary) -> list[bytes]:
     """What may end a response: the format's own terminator, EOS, and any control token that is no opening marker."""
     own = (
-        squeeze(template.terminator).lstrip(b"\t\n\r")
+        vocabulary.squeezed(template.terminator).lstrip(b"\t\n\r")
         if template is not None and template.terminator
         else b""
     )
-    eos = squeeze(tokenizer.eos_token) if tokenizer.eos_token else b""
+    eos = vocabulary.squeezed(tokenizer.eos_token) if tokenizer.eos_token else b""
     others = [
-        squeeze(t) for t in control_tokens(tokenizer) if t not in (tokenizer.bos_token, tokenizer.pad_token)
+        vocabulary.squeezed(t)
+        for t in control_tokens(tokenizer)
+        if t not in (tokenizer.bos_token, tokenizer.pad_token)
     ]
     opening = (
         b"start",
@@ -239,3 +246,5 @@ def _straddling(kind: Any, turn: Any, kinds: Any, turns: Any, first: Ints, last:
         crosses & (before == Kind.PROMPT) & np.isin(after, (Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM))
     )
     kind[held] = Kind.PROMPT
+    shared = crosses & (before == Kind.BLANK_WITHIN) & np.isin(after, (Kind.TAIL, Kind.PROMPT))
+    kind[shared] = Kind.TAIL  # a line break of the response's and one of the template's in one token

@@ -74,7 +74,9 @@ def chat_prompts_use_the_template(prompts: Any, tokenizer: Any, kind: str, templ
 
 
 @check
-def prompts_start_with_bos(prompts: Any, tokenizer: Any, add_special_tokens: bool = True) -> Yields:
+def prompts_start_with_bos(
+    prompts: Any, tokenizer: Any, template: Any = None, add_special_tokens: bool = True
+) -> Yields:
     """Prompts of plain text start with the BOS that this tokenizer puts before every text (lm-evaluation-harness#1465).
 
     Prompts that hold control tokens are a template's, which decides about BOS itself. Tokenizers that add no BOS are asked for none.
@@ -82,6 +84,8 @@ def prompts_start_with_bos(prompts: Any, tokenizer: Any, add_special_tokens: boo
     found = as_prompts(prompts, tokenizer, add_special_tokens=add_special_tokens)
     first = tokenizer("x")["input_ids"][:1]
     wanted = bool(first) and first[0] in tokenizer.all_special_ids and add_special_tokens
+    if isinstance(template, ChatTemplate):
+        wanted = wanted and template.writes_bos
     if not wanted:
         return len(found)
     special = vocabulary_of(tokenizer).special

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from llmguard.formats.dates import at_moment, formats_in, moment_in, pattern_of
+from llmguard.formats.dates import at_moment, formats_in, moments_in, pattern_of
 from llmguard.formats.pieces import Kind, Piece, common_start, join
 from llmguard.rows.turns import Turn
 
@@ -73,15 +73,12 @@ class ChatTemplate:
         """What its dates look like, without spaces; None where it writes none."""
         return pattern_of(self.dates)
 
-    def as_of(self, row: bytes) -> ChatTemplate:
-        """The template on the day that a row was rendered on, as far as the row's bytes say it."""
-        moment = moment_in(row, self.dates) if self.dates else None
-        if moment is None:
-            return self
+    def as_of(self, row: bytes) -> list[ChatTemplate]:
+        """The template on each of the days that a row's bytes name."""
         known: dict[dt.datetime, ChatTemplate] = self.__dict__.setdefault("_as_of", {})
-        if moment not in known:
-            known[moment] = replace(self, moment=moment)
-        return known[moment]
+        moments = moments_in(row, self.dates)
+        known.update({m: replace(self, moment=m) for m in moments if m not in known})
+        return [known[m] for m in moments]
 
     @cached_property
     def control(self) -> tuple[str, ...]:
@@ -150,13 +147,14 @@ class ChatTemplate:
             if self.terminator and text.startswith(self.terminator, end)
             else self._terminator_in(text[end:])
         )
-        if terminator.strip() and not self.terminator:
-            terminator = ""
+        kind = (
+            Kind.TERMINATOR if self.terminator else Kind.TAIL
+        )  # the next turn's opening may be what ends this one
         return [
             Piece(Kind.PROMPT, text[at:seam]),
             Piece(Kind.SEAM, text[seam:start], turn),
             Piece(Kind.RESPONSE, text[start:end], turn),
-            Piece(Kind.TERMINATOR, terminator, turn),
+            Piece(kind, terminator, turn),
             Piece(Kind.TAIL, _blank(text, end + len(terminator)), turn),
         ]
 

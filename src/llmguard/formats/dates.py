@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-__all__ = ["at_moment", "formats_in", "moment_in", "pattern_of"]
+__all__ = ["at_moment", "formats_in", "moments_in", "pattern_of"]
 
 PARTS = {
     "%d": r"\d{2}", "%-d": r"\d{1,2}", "%m": r"\d{2}", "%-m": r"\d{1,2}", "%Y": r"\d{4}", "%y": r"\d{2}", "%H": r"\d{2}",
@@ -15,6 +15,8 @@ PARTS = {
     "%a": "[A-Z][a-z]{2}", "%A": "[A-Z][a-z]{5,8}",
 }  # fmt: skip
 """Directives of strftime -> what they write in English."""
+DAYS = 6
+"""Days of a row that are tried: a template may name a cutoff date before today's."""
 
 
 def formats_in(template: str) -> tuple[str, ...]:
@@ -39,18 +41,23 @@ def pattern_of(formats: Sequence[str]) -> re.Pattern[bytes] | None:
     return re.compile("|".join(f"(?:{f})" for f in found).encode()) if found else None
 
 
-def moment_in(row: bytes, formats: Sequence[str]) -> dt.datetime | None:
-    """When a row was rendered, from the first date in its bytes (without spaces); None where there is none."""
-    date, time = None, dt.time()
-    for each in formats:
-        pattern = pattern_of([each])
-        found = pattern.search(row) if pattern else None
-        if found is None:
-            continue
+def moments_in(row: bytes, formats: Sequence[str]) -> list[dt.datetime]:
+    """When a row may have been rendered: the days that its bytes (without spaces) name in these formats, at the first time."""
+    days: dict[dt.date, None] = {}
+    time = dt.time()
+    for form in formats:
+        for read in _read(row, form):
+            if "%d" in form or "%Y" in form:
+                days[read.date()] = None
+            elif time == dt.time():
+                time = read.time()
+    return [dt.datetime.combine(day, time) for day in list(days)[:DAYS]]
+
+
+def _read(row: bytes, form: str) -> Iterator[dt.datetime]:
+    pattern = pattern_of([form])
+    for found in pattern.findall(row) if pattern else ():
         try:
-            read = dt.datetime.strptime(found.group().decode(), each.replace(" ", "").replace("%-", "%"))
+            yield dt.datetime.strptime(found.decode(), form.replace(" ", "").replace("%-", "%"))
         except ValueError:
             continue
-        date = read.date() if "%d" in each or "%Y" in each else date
-        time = read.time() if "%H" in each or "%I" in each else time
-    return dt.datetime.combine(date, time) if date else None
