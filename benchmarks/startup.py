@@ -198,7 +198,9 @@ def main() -> int:
                 print(f"{subject.name}: {costs[-1].extra_ms:+.1f} ms", file=sys.stderr)
     print("\n".join(table(costs)))
     asked.json.write_text(json.dumps([asdict(each) for each in costs], indent=1))
-    slow = [each for each in costs if min(each.extra_ms, each.extra_cpu_ms) > TARGET_MS]  # the clock alone also counts what else ran
+    slow = [
+        each for each in costs if min(each.extra_ms, each.extra_cpu_ms) > TARGET_MS
+    ]  # the clock alone also counts what else ran
     late = [each for each in costs if each.plugin == "llmguard" and (each in slow or each.heavy)]
     for each in late:
         print(

@@ -60,7 +60,9 @@ class Encoded:
             return self.columns["labels"]
         masks = [self.columns[n] for n in ("assistant_masks", "completion_mask") if n in self.columns]
         fitting = [m.values != 0 for m in masks if m.same_shape(self.input_ids)]
-        if not fitting:  # masks of another shape train nothing that could be told; without any, everything is trained
+        if (
+            not fitting
+        ):  # masks of another shape train nothing that could be told; without any, everything is trained
             return masks[0] if masks else self.input_ids
         trained = np.logical_and.reduce(fitting)  # as TRL's collator does with both
         return Ragged(np.where(trained, self.input_ids.values, IGNORE_INDEX), self.input_ids.offsets)

@@ -216,7 +216,10 @@ def open_file_limit_is_enough(environment: Environment) -> Yields:
         yield made(
             Where(what="ulimit -n"),
             what=f"a process may have {soft:,} files open",
-            why="loader workers, shards and downloads hold files open; runs end with `Too many open files` or `received 0 items of ancdata`",
+            why=(
+                "loader workers, shards and downloads hold files open; "
+                "runs end with `Too many open files` or `received 0 items of ancdata`"
+            ),
             cause="the default of the shell, the container or the job scheduler",
             remedy=f"run `ulimit -n {wanted}` before the run: it may be raised {may}",
             expected=f"at least {ENOUGH_FILES:,}",
