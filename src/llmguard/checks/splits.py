@@ -81,7 +81,8 @@ def _in_train(rows: Rows, train: Rows, found: Overlap, split: str, why: str) -> 
 def _shown(match: Match, rows: Rows, train: Rows) -> str:
     more = f" and {match.others:,} more" if match.others else ""
     what = "whole row" if match.side == "row" else match.side
-    return f"{rows.where(match.row)} is in {train.where(match.train_row)}{more} ({match.kind}, {what}): {_short(match.run)!r}"
+    verb = "is near to" if match.kind == "near" else "is in"
+    return f"{rows.where(match.row)} {verb} {train.where(match.train_row)}{more} ({match.kind}, {what}): {_short(match.run)!r}"
 
 
 def _short(text: str) -> str:

@@ -16,5 +16,7 @@ def provide(evidence: Evidence, target: str) -> Rows:
     rows: Rows = evidence.get("files", split, over="files")
     if not len(rows):
         reason = rows.problems[0].reason if rows.problems else "no rows"
-        raise EvidenceError(f"rows of {split}", f"{', '.join(rows.files)}: {reason}", told_by="data_files_are_readable")
+        raise EvidenceError(
+            f"rows of {split}", f"{', '.join(rows.files)}: {reason}", told_by="data_files_are_readable"
+        )
     return rows

@@ -17,7 +17,10 @@ def provide(evidence: Evidence, target: str) -> dict[str, list[int]]:
     path = evidence.project.model_path
     if path is None:
         raise MissingEvidence("stops", 'add `[model] path = "…"` to llmguard.toml')
-    found = {name: _ids(read_json(Path(path) / f"{name}.json").get("eos_token_id")) for name in ("config", "generation_config")}
+    found = {
+        name: _ids(read_json(Path(path) / f"{name}.json").get("eos_token_id"))
+        for name in ("config", "generation_config")
+    }
     return {name: ids for name, ids in found.items() if ids}
 
 
