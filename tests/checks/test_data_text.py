@@ -165,6 +165,13 @@ def test_text_about_markers_passes(prompt: str, response: str) -> None:
     assert not role_markers_are_not_in_the_text([*plain, qa(prompt, response), qa(prompt, response)])
 
 
+def test_role_words_in_one_or_two_rows_are_content() -> None:
+    """Two dialogues among ten rows are dialogues; from three rows on they are scaffolding."""
+    plain, dialogue = [qa("Question?", "Answer.")] * 7, [qa("Go on:\nBot: Left.\nUser:", "Thank you!")]
+    assert not role_markers_are_not_in_the_text(plain + dialogue * 2)
+    assert role_markers_are_not_in_the_text(plain + dialogue * 3)
+
+
 def test_system_prompts_may_speak_of_roles() -> None:
     """A system prompt that describes roles is no scaffolding."""
     rows = [

@@ -18,6 +18,7 @@ from llmguard.checks.splits import (
 )
 from llmguard.errors import CheckFailed, MissingEvidence
 from llmguard.findings import Findings, Severity, require
+from llmguard.overlap import Match, Overlap, Overlaps
 from llmguard.overlap.hashing import words_of
 from llmguard.project import load_project
 from llmguard.report import CheckResult
@@ -290,6 +291,50 @@ def test_rows_from_templates_are_a_note() -> None:
     found = no_test_row_is_near_a_train_row(qa(*(row() for _ in range(40))), qa(*(row() for _ in range(200))))
     assert {f.severity for f in found} <= {Severity.NOTE}
     assert "as near to a training row as those are to each other" in found[0].message
+
+
+def found_by(share: float, control: list[float]) -> Findings:
+    """What is said of one test row of forty that is near to a training row, when training rows are near to each other like this."""
+    rows, train = Rows(qa(*[PLAIN[0]] * 40)), Rows(qa(*[PLAIN[1]] * len(control)))
+    match = Match(3, 5, "near", "prompt", share, "a shared run", 13)
+
+    class Known(Overlaps):
+        def between(self, rows: Rows, train: Rows) -> Overlap:
+            return Overlap(len(rows), len(train), [match], control)
+
+    return no_test_row_is_near_a_train_row(rows, train, Known())
+
+
+@pytest.mark.parametrize(
+    ("share", "control", "severity"),
+    [
+        (0.9, [0.0] * 500, Severity.WARNING),
+        (0.9, [0.6] * 25 + [0.0] * 475, Severity.WARNING),
+        (0.6, [0.6] * 25 + [0.0] * 475, Severity.NOTE),
+        (0.9, [0.6] * 100 + [0.0] * 400, Severity.NOTE),
+        (0.9, [0.95] * 10 + [0.0] * 490, Severity.NOTE),
+    ],
+)
+def test_near_is_judged_against_the_control(share: float, control: list[float], severity: Severity) -> None:
+    """A row is told that is nearer than training rows are to each other, unless so many of those are near that all come from templates."""
+    assert [f.severity for f in found_by(share, control)] == [severity]
+
+
+def test_words_of_a_frame_do_not_make_rows_near() -> None:
+    """A long frame around every prompt, and a phrase that two questions share: the frame's words do not count."""
+    frame = (
+        "You are a careful assistant in a library. Read the question of the reader twice before you reply, and think about it. {} "
+        + (
+            "Keep to the facts, name your sources, and say so when you do not know something. Reply in two or three short sentences."
+        )
+    )
+    train = [(frame.format(f"{p} {r} Number {n}."), f"Reply {n}.") for n in range(8) for p, r in PLAIN]
+    mine = "Where can I find old maps of the harbour from before the war, and who drew them by hand?"
+    other = "My aunt asks about old maps of the harbour from before her wedding in the summer of 1951."
+    found = no_test_row_is_near_a_train_row(
+        qa((frame.format(mine), "In the cellar.")), qa(*train, (frame.format(other), "Ask us."))
+    )
+    assert not found
 
 
 def test_groups_stay_together() -> None:
