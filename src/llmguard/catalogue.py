@@ -121,8 +121,8 @@ CHECKS: tuple[Entry, ...] = (
     # data
     _entry("data", "data_files_are_readable", "files", over="files"),
     _entry("data", "every_row_has_its_columns", "rows", over="rows"),
-    _entry("data", "every_conversation_has_turns", "rows", over="rows"),
-    _entry("data", "every_role_is_known", "rows", over="rows"),
+    _entry("data", "every_conversation_has_turns", "rows", over="rows", room="data_conversations"),
+    _entry("data", "every_role_is_known", "rows", over="rows", room="data_conversations"),
     _entry("data", "every_content_is_text", "rows", over="rows", room="data_content"),
     _entry("data", "no_content_is_a_word_for_nothing", "rows", over="rows", room="data_content"),
     _entry("data", "every_response_has_text", "rows", over="rows", bugs="crash_on_an_empty_response", room="data_content"),

@@ -10,12 +10,8 @@ from typing import Any
 import pytest
 
 from llmguard.auditing import Audit
-from llmguard.checks.data import (
-    data_files_are_readable,
-    every_conversation_has_turns,
-    every_role_is_known,
-    every_row_has_its_columns,
-)
+from llmguard.checks.data import data_files_are_readable, every_row_has_its_columns
+from llmguard.checks.data_conversations import every_conversation_has_turns, every_role_is_known
 from llmguard.findings import Findings, Severity
 from llmguard.project import load_project
 from llmguard.report import CheckResult

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from llmguard.overlap import Index, Partial, find_overlap, judged
 from llmguard.overlap.compare import Words, in_common, longest_run, same_but_for_writing
 from llmguard.overlap.hashing import GRAM, hashed, words_of
-from llmguard.overlap.index import MOST_RARE, rare_at_most
+from llmguard.overlap.index import rare_at_most
+from llmguard.overlap.partial import MOST_RARE
 from llmguard.overlap.table import Table
 from llmguard.rows import Columns, Rows
 

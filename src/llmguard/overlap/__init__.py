@@ -9,9 +9,10 @@ Map and merge: an `Index` of the small split, `Partial`s of shards of the large 
 from __future__ import annotations
 
 from llmguard.overlap.equal import Equal
-from llmguard.overlap.index import Candidates, Index, Partial
+from llmguard.overlap.index import Candidates, Index
 from llmguard.overlap.match import Match, Overlap
 from llmguard.overlap.near import Near
+from llmguard.overlap.partial import Partial
 from llmguard.rows import Rows
 
 __all__ = ["Candidates", "Index", "Match", "Overlap", "Overlaps", "Partial", "find_overlap", "judged"]

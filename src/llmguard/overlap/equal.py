@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from llmguard.overlap.compare import Words, same_but_for_writing
 from llmguard.overlap.hashing import Hashes
-from llmguard.overlap.index import Index, Partial, rare_at_most
+from llmguard.overlap.index import Index, rare_at_most
 from llmguard.overlap.match import Match
+from llmguard.overlap.partial import Partial
 from llmguard.overlap.texts import ANSWERED, ASKED, companions_of, texts_of
 from llmguard.ragged import Ints
 from llmguard.rows import Rows, is_metadata, turns_of

@@ -20,16 +20,18 @@ from typing import NamedTuple
 import numpy as np
 
 from llmguard.overlap.hashing import BLOCK, Hashed, Hashes, hashed
+from llmguard.overlap.keys import RowKeys, row_keys
+from llmguard.overlap.partial import MOST_RARE, Found, Partial
 from llmguard.overlap.table import Table
-from llmguard.overlap.texts import ANSWERED, ASKED, Parts, part_blocks
+from llmguard.overlap.texts import Parts, part_blocks
 from llmguard.ragged import Ints
 from llmguard.rows import Rows
 
-__all__ = ["CONTROL", "MOST_RARE", "Candidates", "Index", "Partial", "rare_at_most"]
+__all__ = ["CONTROL", "Candidates", "Index", "rare_at_most"]
 
 CONTROL = 500
 """Training rows that are indexed as a control."""
-LEAST_RARE, MOST_RARE = 2, 50
+LEAST_RARE = 2
 LOW = np.int64((1 << 32) - 1)
 """Pairs are kept in one number: gram or key in the upper half, row in the lower."""
 SHARE, MOST_SHARE, LEAST = 0.03, 0.4, 2
@@ -49,45 +51,6 @@ class Candidates(NamedTuple):
     part: Ints
     row: Ints
     shared: Ints
-
-
-@dataclass(frozen=True)
-class Partial:
-    """What one shard of the training rows says.
-
-    `rows`: how many there were. `grams`, `keys`: in how many of them each indexed gram (key) stands. `gram_rows`,
-    `key_rows`: where, as sorted numbers `gram << 32 | row`; only the first of what stands in more than MOST_RARE rows.
-    """
-
-    rows: int
-    grams: Ints
-    gram_rows: Ints
-    keys: Ints
-    key_rows: Ints
-
-    def __add__(self, other: Partial) -> Partial:
-        return Partial(
-            self.rows + other.rows,
-            self.grams + other.grams,
-            _first_of_each(np.union1d(self.gram_rows, other.gram_rows)),
-            self.keys + other.keys,
-            _first_of_each(np.union1d(self.key_rows, other.key_rows)),
-        )
-
-
-def _first_of_each(pairs: Ints) -> Ints:
-    """Of sorted pairs the first MOST_RARE + 1 of each upper half."""
-    upper = pairs >> 32
-    kept: Ints = pairs[np.arange(len(pairs)) - np.searchsorted(upper, upper) <= MOST_RARE]
-    return kept
-
-
-class RowKeys(NamedTuple):
-    """Hashes of all that a row asks, of all that it answers, and of both; 0 where there is nothing. uint64 [rows] each."""
-
-    asked: Hashes
-    answered: Hashes
-    both: Hashes
 
 
 @dataclass(frozen=True)
@@ -121,8 +84,8 @@ class Index:
         place = {row: len(rows) + n for n, row in enumerate(chosen)}
         split = sum(map(len, own))
         entry = np.asarray([*parts.rows[:split], *(place[row] for row in parts.rows[split:])], dtype=np.int64)
-        row_keys = _row_keys(_wholes(found), entry, parts.kinds, len(rows) + len(chosen))
-        keys = np.unique(np.concatenate(row_keys))
+        by_row = row_keys(_wholes(found), entry, parts.kinds, len(rows) + len(chosen))
+        keys = np.unique(np.concatenate(by_row))
         grams, first, at, size = _inverted(found, len(parts))
         return cls(
             parts,
@@ -133,7 +96,7 @@ class Index:
             first,
             at,
             size,
-            row_keys,
+            by_row,
             keys[keys != 0],
         )
 
@@ -151,7 +114,7 @@ class Index:
         NumPy works outside the interpreter's lock, so `threads` (default: as many as this process may use, at most 4) help.
         """
         few = threads or min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-        found = _Found(self)
+        found = Found(self.grams, self.keys)
         blocks = part_blocks(rows, range(len(rows)), BLOCK)
         if few == 1 or len(rows) < 1000:
             for block in blocks:
@@ -171,7 +134,7 @@ class Index:
         gram, where = self._gram_table.find(grams)
         of_row = rows[texts.text[at[where]]] + first
         distinct, entry = np.unique(rows, return_inverse=True)
-        keys = _row_keys(texts.whole, entry, block.kinds, len(distinct))
+        keys = row_keys(texts.whole, entry, block.kinds, len(distinct))
         key, which = self._key_table.find(np.concatenate(keys))
         return np.unique(gram << 32 | of_row), np.unique(key << 32 | np.tile(distinct, 3)[which] + first)
 
@@ -241,32 +204,6 @@ class Index:
         return found
 
 
-class _Found:
-    """What has been found so far: counts for everything, places for what is still rare."""
-
-    def __init__(self, index: Index) -> None:
-        self.grams = np.zeros(len(index.grams), np.int64)
-        self.keys = np.zeros(len(index.keys), np.int64)
-        self.gram_rows: list[Ints] = []
-        self.key_rows: list[Ints] = []
-
-    def add(self, gram_rows: Ints, key_rows: Ints) -> None:
-        for counts, pairs, kept in (
-            (self.grams, gram_rows, self.gram_rows),
-            (self.keys, key_rows, self.key_rows),
-        ):
-            upper = pairs >> 32
-            kept.append(pairs[counts[upper] <= MOST_RARE])
-            np.add.at(counts, upper, 1)
-
-    def partial(self, rows: int) -> Partial:
-        gram_rows, key_rows = (
-            np.sort(np.concatenate(each or [np.zeros(0, np.int64)]))
-            for each in (self.gram_rows, self.key_rows)
-        )
-        return Partial(rows, self.grams, _first_of_each(gram_rows), self.keys, _first_of_each(key_rows))
-
-
 def _chosen(rows: int) -> list[int]:
     """Rows of the control sample, spread evenly."""
     count = min(CONTROL, rows)
@@ -314,32 +251,6 @@ def _inverted(found: Sequence[Hashed], parts: int) -> tuple[Hashes, Ints, Ints, 
     distinct, first = np.unique(all_grams, return_index=True)
     bounds = np.append(first, len(all_grams)).astype(np.int64)
     return distinct, bounds, all_places, np.bincount(all_places, minlength=parts)
-
-
-def _row_keys(wholes: Hashes, entry: Ints, kinds: Sequence[int], count: int) -> RowKeys:
-    """Keys by entry from the hashes of its parts, in order."""
-    kind = np.asarray(kinds, dtype=np.int64)
-    asked, answered = (_combined(wholes[kind == k], entry[kind == k], count) for k in (ASKED, ANSWERED))
-    both = (asked * np.uint64(0x9E3779B97F4A7C15)) ^ (answered * np.uint64(0xD6E8FEB86659FD93)) ^ np.uint64(1)
-    both[asked == 0] = 0
-    return RowKeys(_marked(asked, 1), _marked(answered, 2), both)
-
-
-def _marked(keys: Hashes, kind: int) -> Hashes:
-    """Keys of a kind of their own; 0 stays 0."""
-    return np.where(keys != 0, keys ^ np.uint64(kind << 60 | kind), keys)
-
-
-def _combined(wholes: Hashes, entry: Ints, count: int) -> Hashes:
-    some = wholes != 0
-    wholes, entry = wholes[some], entry[some]
-    rank = np.arange(len(entry)) - np.searchsorted(entry, entry)
-    factors = np.full(len(entry), 1, np.uint64)
-    for r in range(1, int(rank.max(initial=0)) + 1):
-        factors[rank >= r] *= np.uint64(0xC2B2AE3D27D4EB4F)
-    found = np.zeros(count, np.uint64)
-    np.add.at(found, entry, wholes * factors)
-    return found
 
 
 def _ranges(starts: Ints, counts: Ints) -> Ints:

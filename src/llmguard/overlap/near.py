@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from llmguard.overlap.compare import Run, Words, in_common, longest_run, same_but_for_writing
 from llmguard.overlap.hashing import GRAM
-from llmguard.overlap.index import Index, Partial
+from llmguard.overlap.index import Index
 from llmguard.overlap.match import Match
+from llmguard.overlap.partial import Partial
 from llmguard.overlap.texts import ANSWERED, ASKED, texts_of
 from llmguard.rows import Rows
 
