@@ -8,6 +8,8 @@ import os
 
 __all__ = ["LISTENER", "ask", "cap", "heartbeat", "last_line", "signature"]
 
+_CATCH_UP = 8 * 2**20
+"""A bound for reading what grows while it is read: a flood may be faster than its reader."""
 LISTENER = 1024
 """Where in the heartbeat the id of the listening thread lies."""
 
@@ -70,15 +72,13 @@ def cap(path: str, limit: int) -> int:
         if os.stat(path).st_size <= 2 * limit:
             return 0
         with open(path, "r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(size - limit)
-            tail = file.read()
-            tail += (
-                file.read()
-            )  # what came while the first read went on; what comes from here to the cut is lost
+            file.seek(-limit, os.SEEK_END)
+            # what came while the first read went on is taken along; what comes from here to the cut is lost
+            tail = file.read(limit) + file.read(_CATCH_UP)
+            size = os.fstat(file.fileno()).st_size
             file.truncate(0)
         with open(f"{path}.kept", "wb") as kept:
             kept.write(tail[-limit:])
     except OSError:
         return 0
-    return size - limit + len(tail)
+    return size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ AFTER_SECONDS = 1.5
 """What the supervisor may take after the deadline, beside the grace between SIGTERM and SIGKILL: a look at what hangs,
 the bounded reap, the report."""
 CANCEL_SECONDS = 1.0
+LATE_REAP_SECONDS = 10.0
 
 BOOT = """
 import sys
@@ -91,10 +93,18 @@ class _Handles:
         )
 
     def _collect_late(self) -> None:
-        """The launch came back after it had been given up: the supervisor sees a closed lifeline and ends by
-        itself."""
-        if self.reap(5.0) and self.folder:
+        """Reap a supervisor that was not waited for; one that hangs in the kernel is abandoned, as its children are."""
+        if not self.reap(LATE_REAP_SECONDS) and self.process is not None:
+            self.process.returncode = -signal.SIGKILL  # else Python warns of it when it is forgotten
+        if self.folder:
             scratch.remove(self.folder)
+
+    def collect_late(self) -> None:
+        """Do that in a thread of its own."""
+        try:
+            threading.Thread(target=self._collect_late, name="llmguard-reap", daemon=True).start()
+        except RuntimeError:  # the interpreter is on its way out: the system will reap
+            return
 
     def call_off(self, forget: bool = False) -> None:
         """Tell the supervisor to end everything; with `forget`, that nobody will read its report."""
@@ -128,10 +138,7 @@ class _Handles:
         if self.ended():
             scratch.remove(self.folder)
         self._close_done()
-        try:
-            threading.Thread(target=self._collect_late, name="llmguard-reap", daemon=True).start()
-        except RuntimeError:  # the interpreter is on its way out: the system will reap
-            return
+        self.collect_late()
 
     def ended(self, seconds: float = 0.0) -> bool:
         """Whether the supervisor has ended, or was never started; waits for it for at most so long."""
@@ -218,21 +225,17 @@ class Probe:
         try:
             if not handles.launched.is_set() or handles.process is None:
                 return self._unreachable()
-            late = "" if ended else self._end_the_supervisor()
-            handles.reap(1.0)
+            if not ended:
+                handles.process.kill()
+            if not handles.reap(1.0):
+                handles.collect_late()
             result = result_of(self.spec, handles.folder, time.monotonic() - self._started)
-            return result if result.observed.ended else self._without_report(result, late)
+            return result if result.observed.ended else self._without_report(result, ended)
         finally:
             self._forget.detach()
             handles.close()
 
-    def _end_the_supervisor(self) -> str:
-        process = self._handles.process
-        if process is not None:
-            process.kill()
-        return "the supervisor did not answer in time"
-
-    def _without_report(self, result: ProbeResult, late: str) -> ProbeResult:
+    def _without_report(self, result: ProbeResult, by_itself: bool) -> ProbeResult:
         """The supervisor is gone: end what carries the probe's mark, and tell what the supervisor said last."""
         ended = sweep(self.spec.nonce)
         try:
@@ -240,7 +243,8 @@ class Probe:
         except OSError:
             log = ""
         said = log.strip().splitlines()[-1:] or ["nothing"]
-        why = late or f"the supervisor ended without a report ({said[0]})"
+        why = f"the supervisor ended without a report ({said[0]})"
+        why = why if by_itself else "the supervisor did not answer in time"
         note = f"{why}; {len(ended)} processes were ended by their mark"
         seen = replace(result.observed, notes=(*result.observed.notes, note))
         return replace(result, verdict=Verdict.UNKNOWN, observed=seen)

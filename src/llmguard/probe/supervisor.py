@@ -111,8 +111,8 @@ class Supervisor:
     def _watch(self) -> str:
         """Until it ends by itself, or has to be ended; returns which."""
         deadline = self.started + self.spec["timeout"]
-        pause, longest = 0.02, self._longest_pause()
-        look = self.started + pause
+        self.pause, longest = 0.02, self._longest_pause()
+        look = self.started + self.pause
         while True:
             self._sleep(max(0.0, min(look, deadline) - time.monotonic()))
             self._reap(tree.reap())
@@ -122,14 +122,13 @@ class Supervisor:
                 return "orphaned" if self.terminated or os.getppid() != self.parent else "cancel"
             if time.monotonic() >= deadline:
                 return "deadline"
-            late = time.monotonic() - look
-            if late >= 0:
-                if late > LATE_SECONDS:
-                    self.window.forgive(late)
-                pause = min(pause * 1.5, longest)
-                look = time.monotonic() + pause
+            if (now := time.monotonic()) >= look:
+                if now - look > LATE_SECONDS:
+                    self.window.forgive(now - look)
                 if verdict := self._look():
                     return verdict
+                self.pause = min(self.pause * 1.5, longest)
+                look = now + self.pause
 
     def _longest_pause(self) -> float:
         """One look a second where there is time; ten where memory or processes could run away."""
@@ -161,7 +160,9 @@ class Supervisor:
         sample = self.sampler.take()
         self.peak_rss = max(self.peak_rss, sample.rss)
         self.peak_processes = max(self.peak_processes, sample.processes)
-        self.sampler.dropped += files.cap(f"{self.folder}/output", self.spec["max_output"])
+        flood = files.cap(f"{self.folder}/output", self.spec["max_output"])
+        self.sampler.dropped += flood
+        self.pause = 0.02 if flood else self.pause
         self.window.add(sample)
         limits = self.spec["limits"]
         if limits.get("processes") and sample.processes > limits["processes"]:
