@@ -13,7 +13,7 @@ import pytest
 
 
 def _beside(name: str) -> ModuleType:
-    """A helper module of this folder, loaded by its path: tests are no package."""
+    """A module beside this file, loaded by its path: tests are no package."""
     spec = importlib.util.spec_from_file_location(
         f"llmguard_tests_{name}", Path(__file__).with_name(f"{name}.py")
     )
