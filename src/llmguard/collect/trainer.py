@@ -18,6 +18,8 @@ __all__ = ["collect_trainer", "rows_of_batch"]
 TRAIN_BATCHES = 4
 DATASET_ROWS = 2000
 FALLBACK_ROWS = 8
+PAIRED = {"chosen_ids", "rejected_ids"}
+"""Columns of a preference data set whose batches hold the chosen sides, then the rejected ones (TRL's DPOTrainer)."""
 ARGUMENTS = (
     "max_length", "max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps",
     "learning_rate", "packing", "padding_free", "assistant_only_loss", "completion_only_loss", "remove_unused_columns", "eval_packing",
@@ -153,10 +155,15 @@ def _facts(trainer: Any) -> dict[str, Any]:
         "collator": collator,
         "rows": rows,
         "evaluation_rows": evaluation,
+        "preference": set(_columns(trainer)) >= PAIRED,
         "arguments": arguments,
         "tokenizer": special,
         "model": shape,
     }
+
+
+def _columns(trainer: Any) -> list[str]:
+    return list(getattr(getattr(trainer, "train_dataset", None), "column_names", None) or ())
 
 
 def _count(dataset: Any) -> int | None:

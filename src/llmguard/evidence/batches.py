@@ -46,7 +46,7 @@ def _dataset(evidence: Evidence, padded: Encoded) -> Encoded | None:
     if not file.exists():
         return None
     rows, _ = load_columns(file, "dataset")
-    index = {ids.tobytes(): i for i, ids in enumerate(rows.input_ids)}
+    index = {ids.tobytes(): i for i, ids in enumerate(rows.unpadded().input_ids)}
     found = [index.get(ids.tobytes(), -1) for ids in padded.unpadded().input_ids]
     if any(i < 0 for i in found):
         return None

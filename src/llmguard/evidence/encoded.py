@@ -15,6 +15,7 @@ from llmguard.evidence import Evidence
 from llmguard.evidence.matching import matched
 from llmguard.evidence.targets import encoded as targets
 from llmguard.packing import unpacked
+from llmguard.ragged import Ints
 from llmguard.rows import Rows
 
 __all__ = ["provide", "targets"]
@@ -47,14 +48,25 @@ def _checked(found: Encoded, what: str) -> Encoded:
 
 
 def _from_trainer(evidence: Evidence, target: str) -> Encoded:
-    evidence.collected.step("trainer")
+    facts = evidence.collected.step("trainer")
     file = evidence.collected.folder("trainer") / TRAINER[target]
     if not file.exists():
         raise EvidenceError(
             "encoded", "the Trainer's batches have no input_ids", told_by="pipeline_code_runs"
         )
-    found, _ = load_columns(file, target)
+    found, arrays = load_columns(file, target)
+    if facts.get("preference"):
+        found = _chosen(found, arrays["batch"])
     return _with_sources(evidence, unpacked(found.unpadded()))
+
+
+def _chosen(found: Encoded, batch: Ints) -> Encoded:
+    """The chosen sides of preference batches: the first half of each, as TRL lays them out."""
+    size = np.bincount(batch)[batch]
+    place = np.arange(len(batch)) - np.searchsorted(batch, batch)
+    kept = np.flatnonzero(place * 2 < size)
+    columns = {n: c.take(kept) for n, c in found.columns.items()}
+    return replace(found, columns=columns, source=found.source[kept])
 
 
 def _from_collator(evidence: Evidence) -> Encoded:
