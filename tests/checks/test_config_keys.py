@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,9 @@ def fake_site(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Folder:
     """Libraries that would fail when imported, in front of the installed ones."""
     for name in ("transformers", "trl", "axolotl", "llamafactory"):
         folder.write(f"site/{name}/__init__.py", f"raise RuntimeError('{name} was imported')\n")
+        monkeypatch.delitem(
+            sys.modules, name, raising=False
+        )  # another test of this process may have imported it
     monkeypatch.syspath_prepend(str(folder.path / "site"))
     for cached in (library.folder_of, libraries.library_of):
         cached.cache_clear()
