@@ -36,8 +36,8 @@ LOW = np.int64((1 << 32) - 1)
 """Pairs are kept in one number: gram or key in the upper half, row in the lower."""
 SHARE, MOST_SHARE, LEAST = 0.03, 0.4, 2
 """A row is a candidate for a text with LEAST and SHARE of its rare grams, or with MOST_SHARE."""
-BEST = 3
-"""Candidates kept for each text."""
+BEST, FEW_GRAMS, BEST_OF_FEW = 3, 12, 12
+"""Candidates kept for each text; more for a text of FEW_GRAMS, whose rare grams may stand together in rows that lack the rest."""
 
 
 def rare_at_most(rows: int) -> int:
@@ -139,7 +139,7 @@ class Index:
         return np.unique(gram << 32 | of_row), np.unique(key << 32 | np.tile(distinct, 3)[which] + first)
 
     def candidates(self, partial: Partial) -> Candidates:
-        """For each indexed text the training rows that share the most of its rare grams, best first, at most BEST.
+        """For each indexed text the training rows that share the most of its rare grams, best first.
 
         A control row is no candidate for itself, and what only it has is not held against it.
         """
@@ -178,7 +178,8 @@ class Index:
         part, row, shared = part[enough], row[enough], shared[enough]
         order = np.lexsort((row, -shared, part))
         part, row, shared = part[order], row[order], shared[order]
-        kept = np.arange(len(part)) - np.searchsorted(part, part) < BEST
+        most = np.where(self.size[part] <= FEW_GRAMS, BEST_OF_FEW, BEST)
+        kept = np.arange(len(part)) - np.searchsorted(part, part) < most
         return Candidates(part[kept], row[kept], shared[kept])
 
     def key_counts(self, partial: Partial, keys: Hashes) -> Ints:
