@@ -18,14 +18,12 @@ def document_starts(encoded: Encoded) -> Ints | None:
     From `seq_lengths`, or from `position_ids` that start again.
     """
     ids = encoded.input_ids
-    if "seq_lengths" in encoded.columns:
-        lengths = encoded.columns["seq_lengths"]
-        if np.array_equal(lengths.count(np.ones(len(lengths.values), bool)) > 0, ids.lengths > 0):
-            within = np.cumsum(lengths.values) - lengths.values
-            first = within - np.repeat(
-                within[lengths.offsets[:-1].clip(0, max(len(within) - 1, 0))], lengths.lengths
-            )
-            return np.asarray(np.repeat(ids.offsets[:-1], lengths.lengths) + first)
+    lengths = encoded.columns.get("seq_lengths")
+    if lengths is not None and len(lengths) == len(ids):
+        ends = np.cumsum(lengths.values)
+        upto = np.concatenate(([0], ends))[lengths.offsets]
+        if np.array_equal(np.diff(upto), ids.lengths):  # else they are of other rows, or were cut
+            return np.asarray(ends - lengths.values)
     positions = encoded.columns.get("position_ids")
     if positions is not None and positions.same_shape(ids):
         return np.flatnonzero(positions.values == 0)

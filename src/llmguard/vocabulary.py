@@ -122,10 +122,11 @@ class Vocabulary:
 
     def swallow(self, texts: list[str]) -> list[str]:
         """The texts of neighbouring pieces without the white space that added tokens swallow."""
-        for i in range(1, len(texts)):
-            before = "".join(texts[:i])
-            if before.endswith(self.swallows_after) and self.swallows_after:
-                texts[i] = texts[i].lstrip()
+        if self.swallows_after:
+            before = ""
+            for i, text in enumerate(texts):
+                texts[i] = text.lstrip() if before.rstrip().endswith(self.swallows_after) else text
+                before += texts[i]
         return [self._swallow_within(text) for text in texts]
 
     def _swallow_within(self, text: str) -> str:
