@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support import encoders, real
+from support.importing import imported
 from support.judging import alarms, findings
 
 from llmguard.encoded import as_encoded
@@ -56,7 +57,7 @@ def rows_of(conversations: list[list[tuple[str, str]]]) -> Rows:
 @pytest.fixture(scope="module", params=ON)
 def tok(request: pytest.FixtureRequest) -> Any:
     """A tokenizer that has the control tokens of every template, as one that is trained with them has."""
-    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    transformers = imported("transformers")
     made = transformers.PreTrainedTokenizerFast.from_pretrained(real.tokenizer_folder(request.param))
     found = {m for _, text in real.templates() for m in MARKER.findall(text)}
     made.add_special_tokens({"additional_special_tokens": sorted(found)})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import real
+from support.importing import imported
 
 from llmguard.auditing import Audit, audit
 from llmguard.evidence import Evidence, Options
@@ -50,7 +51,7 @@ for spec, out in json.loads(sys.argv[1]):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project: data, a tokenizer, the training script, and a project file for every Trainer of it."""
     for needed in ("torch", "trl", "datasets"):
-        pytest.importorskip(needed, exc_type=ImportError)
+        imported(needed)
     made = tmp_path_factory.mktemp("project")
     shutil.copytree(real.tokenizer_folder("tinyllama-1.1b-chat"), made / "tokenizer")
     shutil.copy(Path(__file__).with_name("trainers.py"), made)

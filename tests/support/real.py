@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from support.importing import imported
+
 __all__ = [
     "CHAT",
     "TOKENIZERS",
@@ -64,7 +66,7 @@ def tokenizer_folder(name: str) -> Path:
 @functools.lru_cache(maxsize=6)
 def tokenizer(name: str) -> Any:
     """A tokenizer of `TOKENIZERS`; skips the test where transformers is not installed."""
-    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    transformers = imported("transformers")
     return transformers.PreTrainedTokenizerFast.from_pretrained(tokenizer_folder(name))
 
 

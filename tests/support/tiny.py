@@ -7,7 +7,7 @@ import functools
 import json
 from typing import Any
 
-import pytest
+from support.importing import imported
 
 __all__ = ["CHATML", "byte_level", "chat", "sentencepiece"]
 
@@ -24,7 +24,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 
 
 def _made(backend: Any, **settings: Any) -> Any:
-    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    transformers = imported("transformers")
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, clean_up_tokenization_spaces=False, **settings
     )
@@ -33,7 +33,7 @@ def _made(backend: Any, **settings: Any) -> Any:
 @functools.cache
 def byte_level() -> Any:
     """Byte-level BPE as GPT-2 and Qwen have it: no BOS, EOS `<|endoftext|>`, a pad token of its own, ChatML tokens."""
-    pytest.importorskip("tokenizers")
+    imported("tokenizers")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     backend = Tokenizer(models.BPE())
@@ -58,7 +58,7 @@ def chat() -> Any:
 @functools.cache
 def sentencepiece() -> Any:
     """A space before every text, `▁` for spaces, bytes for what it does not know, BOS `<s>` put before texts, pad == EOS."""
-    pytest.importorskip("tokenizers")
+    imported("tokenizers")
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
 
     normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

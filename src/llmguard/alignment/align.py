@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmguard.alignment.place import Cut, Placed, Stretch, Target, place
+from llmguard.alignment.skeleton import judged_again
 from llmguard.encoded import Encoded
 from llmguard.formats import ChatTemplate, Kind, Piece
 from llmguard.formats.chat import TemplateError, control_tokens
@@ -81,6 +82,8 @@ def _align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any) -> Align
     if terminator:  # looked for again, since it ends the earlier responses of a conversation too
         targets = [t and replace(t, ends=[terminator, *t.ends]) for t in targets]
         placed = [_placed(row, target) for row, target in zip(bytes_of, targets, strict=True)]
+    lengths = encoded.input_ids.lengths
+    placed = judged_again(bytes_of, targets, placed, (lengths == lengths.max(initial=0)).tolist())
     kind, turn = _kinds(placed, ends, row_ends, encoded, vocabulary)
     status = np.fromiter((p.cut for p in placed), dtype=np.uint8, count=len(placed))
     responses = np.fromiter((_answers(t) for t in targets), dtype=np.int16, count=len(targets))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from llmguard.formats import Kind
 
-__all__ = ["Cut", "Placed", "Stretch", "Target", "place"]
+__all__ = ["Cut", "Placed", "Stretch", "Target", "cut", "end_of_terminator", "place"]
 
 WHITE = b"\t\n\r\x0b\x0c"
 
@@ -58,7 +58,8 @@ class Target:
 class Placed:
     """Where everything of a row is.
 
-    `remainder`: the bytes behind the last response; `lost`: contents that are not there. `runs_on`: other text follows the last
+    `remainder`: the bytes behind the last response; `lost`: contents that are not there; `spans`: where each content stands,
+    in a row that is located. `runs_on`: other text follows the last
     response; `ended_otherwise`: another token ends it than the one that its template writes.
     """
 
@@ -68,11 +69,12 @@ class Placed:
     lost: tuple[int, ...] = ()
     runs_on: bool = False
     ended_otherwise: bool = False
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 def place(row: bytes, target: Target) -> Placed:
     """Find a row's text in its bytes: the whole text, a cut of it, or its contents one by one."""
-    found = _exact(row, target) or _cut(row, target) or _contents(row, target)
+    found = _exact(row, target) or cut(row, target) or _contents(row, target)
     if found.cut is Cut.UNMATCHED and target.shown and list(target.shown) != list(target.contents):
         again = _contents(row, replace(target, contents=target.shown))
         return again if again.cut is not Cut.UNMATCHED else found
@@ -139,7 +141,8 @@ def end_of_terminator(rest: bytes, ends: Sequence[bytes]) -> int:
     return len(found) if rest.startswith(found) else blank + len(found)
 
 
-def _cut(row: bytes, target: Target) -> Placed | None:
+def cut(row: bytes, target: Target) -> Placed | None:
+    """The row as a part of its rendered text; None where it is no part of it."""
     whole = b"".join(p[2] for p in target.pieces)
     core = row[len(target.bos) :] if target.bos and row.startswith(target.bos) else row
     if len(core) < 4 or not whole:
@@ -167,13 +170,16 @@ def _window(whole: bytes, at: int, length: int, shift: int, target: Target) -> P
 def _contents(row: bytes, target: Target) -> Placed:
     """The contents in order; a response that is not wholly there is cut off if the row ends in it, else the row is unmatched."""
     stretches: list[Stretch] = [Stretch(0, Kind.PROMPT)]
-    cursor, turn, lost, end = 0, -1, [], 0
+    cursor, turn, end = 0, -1, 0
+    lost: list[int] = []
+    spans: list[tuple[int, int]] = []
     responses = [i for i, (answer, _) in enumerate(target.contents) if answer]
     for index, (answer, text) in enumerate(target.contents):
         if not answer:
             at = row.find(text, cursor) if text else cursor
             lost += [] if at >= 0 else [index]
             cursor = at + len(text) if at >= 0 else cursor
+            spans.append((cursor - len(text), cursor))
             continue
         turn += 1
         at = _response_at(row, target, index, cursor, last=index == responses[-1])
@@ -181,9 +187,11 @@ def _contents(row: bytes, target: Target) -> Placed:
             return _without(row, text, stretches, cursor, turn, (*lost, index))
         stretches += _around(row, at, len(text), turn, target)
         cursor = end = at + len(text)
+        spans.append((at, end))
     if not responses:
         return Placed(Cut.NO_TURNS)
-    return _finished(Cut.LOCATED, row, stretches[:-2], end, turn, target, tuple(lost))
+    found = _finished(Cut.LOCATED, row, stretches[:-2], end, turn, target, tuple(lost))
+    return replace(found, spans=tuple(spans))
 
 
 def _response_at(row: bytes, target: Target, index: int, cursor: int, *, last: bool) -> int:
@@ -210,7 +218,15 @@ def _around(row: bytes, at: int, length: int, turn: int, target: Target) -> list
 def _without(
     row: bytes, text: bytes, stretches: list[Stretch], cursor: int, turn: int, lost: tuple[int, ...]
 ) -> Placed:
-    start = row.rfind(text[:12], cursor) if len(text) >= 4 else -1
-    if start >= 0 and text.startswith(row[start:]):
+    start = _start_of_end(row, text, cursor)
+    if start >= 0:
         return Placed(Cut.CUT_RIGHT, [*stretches, Stretch(start, Kind.RESPONSE, turn)], b"", lost[:-1])
     return Placed(Cut.UNMATCHED, [Stretch(0, Kind.UNKNOWN)], b"", lost)
+
+
+def _start_of_end(row: bytes, text: bytes, cursor: int) -> int:
+    """Where a row's end begins to be the start of a text, of four bytes at least; -1 if it is not."""
+    start = row.find(text[:4], cursor) if len(text) >= 4 else -1
+    while start >= 0 and not text.startswith(row[start:]):
+        start = row.find(text[:4], start + 1)
+    return start
