@@ -1,0 +1,161 @@
+"""Whether a checkpoint is whole: by its manifest where it has one, by what transformers' files say of themselves everywhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmguard.evidence.weights import read_weights
+from llmguard.tensors import BadFile, read_header
+from llmguard_core.checkpoints.folder import MANIFEST, hashed, tidy
+from llmguard_core.errors import CheckpointError
+
+__all__ = ["checkpoints", "newest", "step_of", "verify"]
+
+NAME = re.compile(r"checkpoint-(\d+)$")
+STATE = "trainer_state.json"
+RESUMING = {
+    "the optimizer's state": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+    "the scheduler's state": ("scheduler.pt", "global_step*"),
+    "the random number generators' states": ("rng_state*.pth",),
+}
+"""What resuming needs, and the files that hold it (the last: DeepSpeed's folder)."""
+ADAPTERS = ("adapter_model.safetensors", "*/adapter_model.safetensors")
+OTHER_WEIGHTS = ("adapter_model.bin", "*/adapter_model.bin", "pytorch_model_fsdp*", "global_step*")
+log = logging.getLogger(__name__)
+
+
+def verify(folder: Path | str, *, resume: bool = True) -> list[str]:
+    """Every problem of a checkpoint, as `file: what is wrong`; an empty list means that it is whole.
+
+    Where there is a manifest each byte is compared by SHA-256. Without one, as transformers saves: names, sizes and headers of
+    the weights, checksums of the .pt files (they are zip archives), what the index names; a changed value inside a safetensors
+    file cannot be seen then. `resume=False`: only what loading the weights needs.
+    """
+    folder = Path(folder)
+    try:
+        if not folder.is_dir():
+            return [f"{folder.name}: is not there, or is no folder"]
+        listed = (folder / MANIFEST).exists()
+        problems = [*_against_manifest(folder)] if listed else [*_archives(folder)]
+        problems += _weights(folder)
+        if resume:
+            problems += [*_state(folder), *_missing(folder)]
+    except OSError as bad:
+        return [f"{bad.filename or folder}: cannot be read: {bad.strerror} (errno {bad.errno})"]
+    return problems
+
+
+def newest(output_dir: Path | str) -> Path | None:
+    """The newest checkpoint that is whole (read in full); those passed over are logged with the reason. None: there is none."""
+    output_dir = Path(output_dir)
+    if output_dir.is_dir():
+        tidy(output_dir)
+    found = checkpoints(output_dir)
+    for folder in reversed(found):
+        problems = verify(folder)
+        if not problems:
+            return folder
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        log.warning("%s is passed over: %s%s", folder, problems[0], more)
+    log.info("%s: none of %d checkpoints can be resumed from: starting fresh", output_dir, len(found))
+    return None
+
+
+def checkpoints(output_dir: Path | str) -> list[Path]:
+    """All folders named checkpoint-<step>, by step, whole or not."""
+    return sorted((p for p in Path(output_dir).glob("checkpoint-*") if NAME.match(p.name)), key=step_of)
+
+
+def step_of(folder: Path | str) -> int:
+    """The step that a checkpoint's name tells.
+
+    Raises:
+        CheckpointError: the name is not checkpoint-<step>.
+    """
+    match = NAME.match(Path(folder).name)
+    if match is None:
+        raise CheckpointError("is not named checkpoint-<step>", where=str(folder))
+    return int(match[1])
+
+
+def _against_manifest(folder: Path) -> Iterator[str]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        table = dict(manifest["files"])
+        if manifest["version"] != 1:
+            yield f"{MANIFEST}: is of version {manifest['version']}, this library reads version 1"
+    except (ValueError, KeyError, TypeError) as bad:
+        yield f"{MANIFEST}: cannot be read: {type(bad).__name__}: {bad}"
+        return
+    for name, told in table.items():
+        yield from _against(folder / name, name, told)
+
+
+def _against(file: Path, name: str, told: dict[str, Any]) -> Iterator[str]:
+    try:
+        size = file.stat().st_size
+        if size != told["size"]:
+            yield f"{name}: has {size:,} bytes, {told['size']:,} were saved"
+        elif hashed(file)["sha256"] != told["sha256"]:
+            yield f"{name}: its {size:,} bytes are not those that were saved (SHA-256 differs)"
+    except FileNotFoundError:
+        yield f"{name}: is named by the manifest and not there"
+    except OSError as bad:
+        yield f"{name}: cannot be read: {bad.strerror} (errno {bad.errno})"
+    except (KeyError, TypeError, ValueError):
+        yield f"{MANIFEST}: its entry for {name!r} cannot be read"
+
+
+def _archives(folder: Path) -> Iterator[str]:
+    """The .pt, .pth and .bin files of torch by the checksums inside them; nothing is unpickled."""
+    for file in sorted(p for p in folder.iterdir() if p.suffix in (".pt", ".pth", ".bin") and p.is_file()):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                bad = archive.testzip()
+        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as broken:
+            yield f"{file.name}: is no whole archive of torch: {broken}"
+            continue
+        if bad:
+            yield f"{file.name}: the checksum of {bad} inside it is wrong"
+
+
+def _weights(folder: Path) -> list[str]:
+    problems: list[tuple[str, str]] = []
+    tensors, others = read_weights(folder, problems)
+    adapters = [file for pattern in ADAPTERS for file in folder.glob(pattern)]
+    for file in adapters:
+        try:
+            tensors.update(read_header(file))
+        except (BadFile, OSError) as bad:
+            problems.append((file.name, str(bad)))
+    if not (tensors or others or problems or any(any(folder.glob(p)) for p in OTHER_WEIGHTS)):
+        return [f"{folder.name}: holds no weights"]
+    return [f"{name}: {what}" for name, what in problems]
+
+
+def _state(folder: Path) -> Iterator[str]:
+    """trainer_state.json: there, JSON, and with a step that can be."""
+    try:
+        state = json.loads((folder / STATE).read_text("utf-8"))
+        step = state["global_step"]
+    except FileNotFoundError:
+        yield f"{STATE}: is not there: the save was cut off before its last file"
+    except (ValueError, KeyError, TypeError) as bad:
+        yield f"{STATE}: cannot be read: {type(bad).__name__}: {bad}"
+    else:
+        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+            yield f"{STATE}: global_step is {step!r}: the state is corrupt"
+        elif (match := NAME.match(folder.name)) and step != int(match[1]):
+            yield f"{STATE}: global_step is {step}, the folder says {match[1]}"
+
+
+def _missing(folder: Path) -> Iterator[str]:
+    for what, patterns in RESUMING.items():
+        if not any(any(folder.glob(pattern)) for pattern in patterns):
+            yield f"{patterns[0]}: is not there: without {what} a run cannot go on as it was"
