@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmguard.errors import UsageError
-from llmguard.sentinels.verdict import binomial_tail, lower_bound, mcnemar, upper_bound, verdict
+from llmguard.sentinels.verdict import verdict
+from llmguard.statistics.exact import binomial_tail, lower_bound, mcnemar, upper_bound
 
 TOLERANCE = 1e-9  # of a probability: bisection and summation leave less
 

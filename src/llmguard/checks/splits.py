@@ -146,7 +146,7 @@ def _usual(found: Overlap) -> str:
 
 def _is_more_than_usual(found: Overlap, near: Sequence[Match]) -> bool:
     """Whether the rate of near rows is above that of training rows among each other, by more than chance."""
-    from llmguard.sentinels.verdict import binomial_tail
+    from llmguard.statistics.exact import binomial_tail
 
     alike = sum(share > 0 for share in found.control)
     usual = (alike + 1) / (len(found.control) + 2)

@@ -8,18 +8,16 @@ Two exact tests on the same prompts, neither of them an approximation:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, exp, fsum, lgamma, log, log1p
 
 from llmguard.errors import UsageError
+from llmguard.statistics.exact import ALPHA, lower_bound, mcnemar
 
-__all__ = ["ALPHA", "LIMIT", "Verdict", "binomial_tail", "lower_bound", "mcnemar", "upper_bound", "verdict"]
+__all__ = ["ALPHA", "LIMIT", "Verdict", "verdict"]
 
 LIMIT = 0.70
 """Follow rate above which a base model is not a base model, as documented by those who met the bug."""
-ALPHA = 0.05
-_BISECTIONS = 60  # halvings of [0, 1]: the bound is exact to the last bit that prints
 
 
 @dataclass(frozen=True)
@@ -91,41 +89,3 @@ def verdict(
         limit=limit,
         alpha=alpha,
     )
-
-
-def mcnemar(wins: int, losses: int) -> float:
-    """Exact one-sided p-value: at least so many wins among wins + losses, were both equally likely."""
-    n = wins + losses
-    return sum(comb(n, k) for k in range(wins, n + 1)) / (1 << n)
-
-
-def binomial_tail(k: int, n: int, p: float) -> float:
-    """P(X >= k) for X ~ Binomial(n, p), summed term by term."""
-    if k <= 0 or p >= 1:
-        return 1.0 if k <= n else 0.0
-    if p <= 0 or k > n:
-        return 0.0
-    return min(1.0, fsum(_term(i, n, p) for i in range(k, n + 1)))
-
-
-def _term(k: int, n: int, p: float) -> float:
-    return exp(lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) + k * log(p) + (n - k) * log1p(-p))
-
-
-def lower_bound(k: int, n: int, alpha: float = ALPHA) -> float:
-    """Clopper-Pearson: the rate below which k of n or more would be seen with probability under `alpha`."""
-    return 0.0 if k == 0 else _crossing(lambda p: binomial_tail(k, n, p) >= alpha)
-
-
-def upper_bound(k: int, n: int, alpha: float = ALPHA) -> float:
-    """Clopper-Pearson: the rate above which k of n or fewer would be seen with probability under `alpha`."""
-    return 1.0 if k == n else _crossing(lambda p: 1.0 - binomial_tail(k + 1, n, p) < alpha)
-
-
-def _crossing(reached: Callable[[float], bool]) -> float:
-    """Where a condition that holds for large rates only begins to hold."""
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return (low + high) / 2
