@@ -23,3 +23,13 @@ def real_data() -> Path:
     if not (folder / "tokenizers").is_dir():
         pytest.skip(f"no real tokenizers in {folder}: name another folder with LLMGUARD_REAL_DATA")
     return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests under `@fault` are watched and written down: see `support.matrix`."""
+    from support.matrix import Recorder
+
+    config.addinivalue_line(
+        "markers", "fault(*ids): plants these faults of the matrix (tests/support/matrix.py)"
+    )
+    config.pluginmanager.register(Recorder(config), "fault-matrix")
