@@ -40,7 +40,17 @@ from mutations import Module, Mutation  # noqa: E402  # a neighbour of this scri
 
 from llmguard.catalogue import CHECKS, Entry  # noqa: E402  # the checkout's own package, installed or not
 
-FAMILIES = ("template", "tokens", "masking", "collation", "packing", "prompts", "preference", "data")
+FAMILIES = (
+    "template",
+    "tokens",
+    "masking",
+    "collation",
+    "packing",
+    "prompts",
+    "preference",
+    "data",
+    "statistics",
+)
 ROOMS = ("tests/unit", "tests/checks")
 KNOWN, EQUIVALENT, TABLE = (
     ROOT / "build" / "mutants.json",

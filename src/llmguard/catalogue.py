@@ -107,6 +107,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("packing", "packed_documents_are_told_apart", "batches", "tokenizer", over="batches"),
     _entry("packing", "position_ids_restart_with_each_document", "batches", over="batches"),
     _entry("packing", "first_token_of_a_document_is_not_trained", "batches", over="batches"),
+    _entry("packing", "documents_do_not_see_each_other", "isolation", over="batches"),
     # preference
     _entry("preference", "chosen_differs_from_rejected", "rows", over="rows"),
     _entry("preference", "pairs_share_their_prompt", "rows", over="rows"),
@@ -189,5 +190,15 @@ CHECKS: tuple[Entry, ...] = (
     _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
     # sentinel
     _entry("sentinel", "base_model_fails_instruction_prompts", "completions", tier="sentinel", bugs="base_model_follows_instructions"),
+    # statistics
+    _entry("statistics", "result_files_are_readable", "results", over="results", room="results"),
+    _entry("statistics", "results_have_no_duplicate_ids", "results", over="results", room="results"),
+    _entry("statistics", "scores_are_finite", "results", over="results", room="results"),
+    _entry("statistics", "accuracy_is_not_from_empty_outputs", "results", over="results", bugs="empty_outputs_after_training", room="results"),
+    _entry("statistics", "result_sets_cover_the_same_items", "results", bugs="differences_reported_without_statistics", room="results"),
+    _entry("statistics", "result_sets_use_the_same_measure", "results", room="results"),
+    _entry("statistics", "models_give_different_results", "results", bugs="wrong_adapter_path", room="results"),
+    _entry("statistics", "claimed_difference_is_significant", "results", bugs="differences_reported_without_statistics"),
+    _entry("statistics", "evaluation_can_detect_the_smallest_effect", "results", bugs="differences_reported_without_statistics"),
 )
 # fmt: on

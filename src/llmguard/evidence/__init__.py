@@ -36,12 +36,15 @@ KINDS: dict[str, str] = {
     "encoded": "llmguard.evidence.encoded",
     "environment": "llmguard.evidence.environment",
     "files": "llmguard.evidence.files",
+    "generations": "llmguard.evidence.generations",
+    "isolation": "llmguard.evidence.isolation",
     "loading": "llmguard.evidence.loading",
     "model": "llmguard.evidence.model",
     "overlaps": "llmguard.evidence.overlaps",
     "pipeline": "llmguard.evidence.pipeline",
     "project": "llmguard.evidence.settings",
     "prompts": "llmguard.evidence.prompts",
+    "results": "llmguard.evidence.results",
     "rows": "llmguard.evidence.rows",
     "sources": "llmguard.evidence.sources",
     "stops": "llmguard.evidence.stops",
@@ -56,9 +59,11 @@ KINDS: dict[str, str] = {
 
 SETTINGS: dict[str, Callable[[Any], Any]] = {
     "add_special_tokens": lambda project: project.schema.prompt.add_special_tokens,
+    "alpha": lambda project: project.schema.evaluation.alpha,
     "group": lambda project: project.schema.data.group,
     "kind": lambda project: project.schema.model.kind,
     "max_length": lambda project: project.schema.pipeline.max_length,
+    "smallest_effect": lambda project: project.schema.evaluation.smallest_effect,
     "train_on": lambda project: project.schema.pipeline.train_on,
 }
 """Settings of the project file that checks may take by name beside evidence; None counts as missing."""
@@ -72,7 +77,7 @@ SETTING_LINES: dict[str, str] = {
 
 BY_NAME = frozenset({"train", "validation", "test"})
 """Splits that are evidence of their own, whatever a check is repeated over."""
-ONE_TARGET = frozenset({"encoded", "batches", "files", "rows", "prompts", "config", "config_file"})
+ONE_TARGET = frozenset({"encoded", "batches", "isolation", "files", "rows", "prompts", "config", "config_file", "results"})
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class Evidence:
             "prompts": targets.splits,
             "rows": targets.splits,
             "files": targets.splits,
+            "results": targets.results,
         }
         return list((light.get(kind) or _provider(kind).targets)(self.project))
 

@@ -34,10 +34,11 @@ class Collected:
             "prompts": bool(schema.prompt.build and evidence.project.splits),
             "encode": bool(schema.pipeline.encode and evidence.project.splits),
             "collate": bool(schema.pipeline.collate),
+            "isolation-collate": bool(schema.pipeline.collate),
         }
         self._jobs = {
             "code": [s for s, wanted in steps.items() if wanted],
-            "trainer": ["trainer"] if schema.pipeline.trainer else [],
+            "trainer": ["trainer", "isolation-trainer"] if schema.pipeline.trainer else [],
         }
         self._runs = {name: _Run(evidence, name, job) for name, job in self._jobs.items() if job}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmguard.project import Project
 
-__all__ = ["batches", "encoded", "splits"]
+__all__ = ["batches", "encoded", "results", "splits"]
 
 
 def splits(project: Project) -> list[str]:
@@ -23,3 +23,8 @@ def encoded(project: Project) -> list[str]:
 def batches(project: Project) -> list[str]:
     """`collate` and `trainer`, as far as the project names them."""
     return [name for name in ("collate", "trainer") if getattr(project.schema.pipeline, name)]
+
+
+def results(project: Project) -> list[str]:
+    """The names of the result sets, in the project's order."""
+    return list(project.schema.evaluation.results)
