@@ -25,6 +25,8 @@ TITLES = {
     ("clean", "preflight"): "3  The same project done right:  pytest -m preflight",
     ("clean", "sentinel"): "4  Its base model only continues text:  pytest -m sentinel",
 }
+FAILED = {("planted", "preflight"): 12, ("planted", "sentinel"): 1}
+"""How many checks fail at least where bugs were planted; none elsewhere."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +55,8 @@ def set_up(folder: Path) -> None:
             folder / project,
             ignore=shutil.ignore_patterns("__pycache__", "models", "prepared", "out"),
         )
+        # A root of its own, as a user's project is one: pytest takes no settings from the checkout around it.
+        (folder / project / "pytest.ini").write_text("[pytest]\n", "utf-8")
     parts = {
         "planted": {"base-with-template": models.base_with_template, "broken-adapter": models.broken_adapter},
         "clean": {"base": models.base, "adapter": models.adapter},
@@ -100,14 +104,16 @@ def run(project: Path, tier: str) -> int:
 
 
 def summarise(folder: Path, ended: dict[tuple[str, str], int], seconds: float) -> int:
-    """What was found, and whether every session ended as it should: 1 for the planted project, 0 for the clean one."""
+    """What was found, and whether every session ended as it should: the planted project's failed, the clean one's passed."""
     say(f"\n{'─' * 100}")
     right = True
     for (project, tier), code in ended.items():
         totals = json.loads((folder / project / f"llmguard-{tier}.json").read_text("utf-8"))["totals"]
-        expected = 1 if project == "planted" else 0
-        right = right and code == expected
-        word = "as it should" if code == expected else f"NOT as it should (expected {expected})"
+        least = FAILED.get((project, tier), 0)
+        found = code == 1 and totals["failed"] >= least if least else code == 0 and totals["passed"] > 0
+        right = right and found
+        wanted = f"1, and {least} failed or more" if least else "0, and some passed"
+        word = "as it should" if found else f"NOT as it should (expected {wanted})"
         counts = ", ".join(f"{totals[outcome]} {outcome}" for outcome in ("failed", "warned", "passed"))
         say(f"{project:8} {tier:10} exit code {code}, {word}: {counts}")
     say(f"Reports to look at: {folder}/planted/llmguard-preflight.html   ({seconds:.0f} s in all)")

@@ -46,8 +46,11 @@ for name, path in (("llmguard", sys.argv[5]), ("llmguard.probe", sys.argv[6])):
 from llmguard.probe.supervisor import main
 main()
 """
-"""Makes the two packages known without running their `__init__.py`: a supervisor starts in a few
-milliseconds."""
+"""Makes the two packages known without running their `__init__.py`: a supervisor starts in a few milliseconds."""
+
+HOLDS_THE_GIL = sys.version_info < (3, 11)
+"""Python 3.10 holds the GIL in `vfork` until the child's `exec` has answered, which on a dead mount is never: every thread of the
+parent would stand still. A user to change to makes it `fork` instead."""
 
 
 class _Handles:
@@ -90,6 +93,7 @@ class _Handles:
             cwd="/",
             pass_fds=(self.their_lifeline, self.their_done),
             start_new_session=True,
+            user=os.getuid() if HOLDS_THE_GIL else None,
         )
 
     def _collect_late(self) -> None:
@@ -162,8 +166,7 @@ class _Handles:
 
 
 class Probe:
-    """A probe that is running; end it with `wait` or `cancel`. As a context manager it is cancelled when
-    left.
+    """A probe that is running; end it with `wait` or `cancel`. As a context manager it is cancelled when left.
 
     One that is dropped without either is ended by its supervisor, as it is when this process dies.
     """
@@ -261,8 +264,7 @@ class Probe:
 def start(
     target: str | Sequence[str], args: Sequence[str] = (), *, timeout: float, **settings: Unpack[Settings]
 ) -> Probe:
-    """Start a probe and come back at once; `timeout` is its hard deadline in seconds. For the rest see
-    `Settings`.
+    """Start a probe and come back at once; `timeout` is its hard deadline in seconds. For the rest see `Settings`.
 
     `target` is an argument vector (any program), the name of a module (run as `python -m` would) or Python
     code (`report(value)` in it sets the payload). Python targets must come to their end to be OK; exit status
