@@ -12,7 +12,7 @@ from llmguard.evidence.weights import read_weights
 from llmguard.tensors import read_header
 from llmguard_core.errors import CheckpointError
 
-__all__ = ["describe_mismatch", "refuse_another_model"]
+__all__ = ["as_saved", "describe_mismatch", "refuse_another_model"]
 
 SHOWN = 4  # tensors named in a message
 
@@ -29,7 +29,20 @@ def describe_mismatch(checkpoint: Path | str, model: torch.nn.Module) -> list[st
         saved = _shapes(read_header(adapter)) if adapter.is_file() else {}
         return [*_differences(saved, _adapter(model), {})] if saved else []
     saved = _shapes(read_weights(checkpoint, [])[0])
-    return [*_differences(saved, _named(model.state_dict()), _shared(model))] if saved else []
+    return [*_differences(saved, _named(as_saved(model)), _shared(model))] if saved else []
+
+
+def as_saved(model: torch.nn.Module) -> dict[str, Any]:
+    """The model's tensors, without values, under the names that saving gives them.
+
+    transformers 5 holds some models (mixtures of experts) in another layout than it saves them in.
+    """
+    state = {n: t.to("meta") for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # transformers 4 saves what it holds
+        return state
+    return dict(revert_weight_conversion(model, state)) if hasattr(model, "save_pretrained") else state
 
 
 def refuse_another_model(checkpoint: Path | str, model: torch.nn.Module) -> None:

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from llmguard_core.checkpoints.folder import atomic_folder, log, remove_folder, replaceable, staged
-from llmguard_core.checkpoints.matching import refuse_another_model
+from llmguard_core.checkpoints.matching import as_saved, refuse_another_model
 from llmguard_core.checkpoints.signals import SaveOnSignal
 from llmguard_core.checkpoints.verify import checkpoints, newest, step_of, verify
 from llmguard_core.errors import CheckpointError, TrainingStopped
@@ -137,10 +137,17 @@ class VerifiedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no t
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # their models have other names
-            refuse_another_model(resume_from_checkpoint, model or self.model)
+        model = model or self.model
+        plain = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"))
+        if plain or hasattr(model, "peft_config"):  # the models of FSDP and DeepSpeed have other names
+            refuse_another_model(resume_from_checkpoint, model)
         with weights_only_loads():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if plain and as_saved(model).keys() != model.state_dict().keys():
+                # transformers' own way looks for the names in memory, finds none of them, and goes on
+                whole = type(model).from_pretrained(resume_from_checkpoint, torch_dtype=model.dtype)
+                model.load_state_dict(whole.state_dict())
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with weights_only_loads():

@@ -1,0 +1,195 @@
+"""A run that was cut off goes on as if it had not been: every weight bit for bit, on a CPU, with dropout on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.small_runs import ARCHITECTURES, At, model_of, trainer_of, weights_hash
+
+from llmguard_core.checkpoints import newest, verify
+from llmguard_core.errors import CheckpointError, TrainingStopped
+
+torch.set_num_threads(1)
+# peft 0.19 still asks transformers 5 for the old name
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+STEPS = 9  # one epoch and a half
+
+
+class Cut(Exception):
+    """The power goes."""
+
+
+def cut() -> None:
+    raise Cut
+
+
+def lora() -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    model = model_of()
+    return get_peft_model(model, LoraConfig(r=4, lora_dropout=0.2, target_modules=["q_proj", "v_proj"]))
+
+
+def interrupted(folder: Path, step: int, make: Any, **settings: Any) -> None:
+    with pytest.raises(Cut):
+        trainer_of(folder, model=make(), steps=STEPS, callbacks=[At(step, cut)], **settings).train()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The weights of a whole run, by what was trained."""
+    done: dict[str, str] = {}
+
+    def run(name: str, make: Any) -> str:
+        if name not in done:
+            trainer = trainer_of(tmp_path_factory.mktemp(name), model=make(), steps=STEPS)
+            trainer.train()
+            done[name] = weights_hash(trainer.model)
+        return done[name]
+
+    return run
+
+
+@pytest.mark.parametrize("step", [3, 5, 6, 7, 8])
+def test_a_run_cut_off_ends_with_the_weights_of_one_that_was_not(
+    tmp_path: Path, uninterrupted: Any, step: int
+) -> None:
+    """Cut in the first epoch, at its last step (one batch alone), at the second's first, and after."""
+    interrupted(tmp_path, step, model_of)
+    trainer = trainer_of(tmp_path, steps=STEPS)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == STEPS
+    assert weights_hash(trainer.model) == uninterrupted("Llama", model_of)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_every_architecture_resumes_bit_for_bit(
+    tmp_path: Path, uninterrupted: Any, architecture: str
+) -> None:
+    """Also tied weights, and mixtures of experts, whose names on disk are not those in memory."""
+
+    def make() -> Any:
+        return model_of(architecture)
+
+    interrupted(tmp_path, 5, make)
+    trainer = trainer_of(tmp_path, model=make(), steps=STEPS)
+    trainer.train(resume_from_checkpoint=True)
+    assert weights_hash(trainer.model) == uninterrupted(architecture, make)
+
+
+def test_an_adapter_resumes_bit_for_bit(tmp_path: Path, uninterrupted: Any) -> None:
+    """LoRA with dropout of its own: the checkpoint holds the adapter alone."""
+    interrupted(tmp_path, 5, lora)
+    trainer = trainer_of(tmp_path, model=lora(), steps=STEPS)
+    trainer.train(resume_from_checkpoint=True)
+    assert weights_hash(trainer.model) == uninterrupted("lora", lora)
+
+
+def test_another_seed_of_the_random_numbers_gives_other_weights(tmp_path: Path, uninterrupted: Any) -> None:
+    """The comparison can fail: without the saved states dropout falls otherwise."""
+    interrupted(tmp_path, 5, model_of)
+    (tmp_path / "checkpoint-4" / "manifest.json").unlink()
+    other = torch.load(tmp_path / "checkpoint-4" / "rng_state.pth", weights_only=False)
+    other["cpu"] = torch.Generator().manual_seed(1).get_state()
+    torch.save(other, tmp_path / "checkpoint-4" / "rng_state.pth")
+    trainer = trainer_of(tmp_path, steps=STEPS)
+    trainer.train(resume_from_checkpoint=True)
+    assert weights_hash(trainer.model) != uninterrupted("Llama", model_of)
+
+
+def test_edge_14_without_a_checkpoint_it_starts_fresh_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`True` with nothing there is a first run, where transformers raises."""
+    with caplog.at_level(logging.WARNING):
+        done = trainer_of(tmp_path, steps=2).train(resume_from_checkpoint=True)
+    assert done.global_step == 2
+    assert "starting fresh" in caplog.text
+
+
+def test_edge_18_the_checkpoint_of_a_different_model_is_refused(tmp_path: Path) -> None:
+    """transformers loads what fits and keeps random values for the rest; here the tensors that differ are named."""
+    trainer_of(tmp_path, steps=2).train()
+    with pytest.raises(
+        CheckpointError, match=r"different model: \d+ tensors differ: .*\[48, 32\].*\[48, 64\]"
+    ):
+        trainer_of(tmp_path, model=model_of(hidden_size=64), steps=4).train(resume_from_checkpoint=True)
+    with pytest.raises(CheckpointError, match=r"layers\.2\.\S+ \[.*\] is not in the checkpoint"):
+        trainer_of(tmp_path, model=model_of(num_hidden_layers=3), steps=4).train(resume_from_checkpoint=True)
+
+
+def test_edge_63_a_run_that_has_its_steps_touches_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fewer steps asked for than there are: transformers would train one more."""
+    trainer_of(tmp_path, steps=5).train()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    trainer = trainer_of(tmp_path, steps=4)
+    with caplog.at_level(logging.INFO):
+        done = trainer.train(resume_from_checkpoint=True)
+    assert done.global_step == 5
+    assert "already trained: 5 steps are done, 4 are asked for" in caplog.text
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_named_checkpoint_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    """A path that was asked for is never quietly replaced by another one."""
+    trainer_of(tmp_path, steps=2).train()
+    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"cannot be resumed from: optimizer\.pt: has 0 bytes"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_the_best_checkpoint_is_named_by_its_last_place_and_kept(tmp_path: Path) -> None:
+    """While it was saved it lay elsewhere; the limit deletes others."""
+    trainer = trainer_of(
+        tmp_path,
+        steps=8,
+        eval_strategy="steps",
+        eval_steps=2,
+        metric_for_best_model="loss",
+        save_total_limit=2,
+        learning_rate=0.3,
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.parent == tmp_path
+    assert verify(best) == []
+    latest = newest(tmp_path)
+    assert latest is not None
+    assert json.loads((latest / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
+    assert {p.name for p in tmp_path.iterdir()} == {best.name, "checkpoint-8"}
+
+
+@pytest.mark.parametrize("where", ["parameter", "optimizer"])
+def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, where: str) -> None:
+    """Neither as a checkpoint nor as the final model; what was saved before stays the newest."""
+    trainer = trainer_of(tmp_path, steps=6)
+
+    def spoil() -> None:
+        parameter = next(iter(trainer.model.parameters()))
+        target = parameter.data if where == "parameter" else trainer.optimizer.state[parameter]["exp_avg"]
+        target.view(-1)[0] = float("nan")
+
+    trainer.add_callback(At(4, spoil))
+    with pytest.raises(TrainingStopped, match=r"step 4: .*NaN or infinite"):
+        trainer.train()
+    with pytest.raises(TrainingStopped):
+        trainer.save_model(str(tmp_path / "final"))
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-2"}
+
+
+def test_the_final_model_never_takes_the_place_of_other_things(tmp_path: Path) -> None:
+    """Where checkpoints lie the model goes into a folder of its own, and over itself when saved again."""
+    trainer = trainer_of(tmp_path, steps=2)
+    trainer.train()
+    trainer.save_model()
+    trainer.save_model()
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-2", "final"}
+    assert verify(tmp_path / "final", resume=False) == []
