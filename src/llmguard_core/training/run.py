@@ -1,0 +1,273 @@
+"""A training run from settings to a verified model: rows in, guarded steps, the best weights out, everything released."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from llmguard_core.checkpoints import SaveOnSignal, newest, verify
+from llmguard_core.config import load_config, steps_of
+from llmguard_core.errors import CheckpointError, OutOfMemory
+from llmguard_core.settings import LoraSettings, RunConfig, TrainSettings
+from llmguard_core.training.arguments import arguments, lora_config
+from llmguard_core.training.evidence import described_memory, empty_cache
+from llmguard_core.training.guards import Alarm, Guards, Limits
+from llmguard_core.training.heartbeat import Watchdog
+from llmguard_core.training.monitoring import Monitor, png, read_metrics, svg
+from llmguard_core.training.oom import is_oom
+from llmguard_core.training.samples import sampler
+from llmguard_core.training.trainer import CoreTrainer
+
+__all__ = ["TrainResult", "clear_memory_errors", "finished", "sft", "train"]
+
+_log = logging.getLogger(__name__)
+TOKENIZER = "processing_class" if "processing_class" in Trainer.__init__.__annotations__ else "tokenizer"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Optimizer steps done in all, the last metrics, the folder of the final model, and what the guards saw.
+
+    `already_trained`: there was nothing left to do, and nothing was touched. `piece`: rows that went through the model at once.
+    """
+
+    steps: int
+    metrics: dict[str, float]
+    final: Path
+    already_trained: bool = False
+    alarms: tuple[Alarm, ...] = field(default=())
+    piece: int | None = None
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, Any]],
+    settings: TrainSettings,
+    *,
+    validation: Sequence[Mapping[str, Any]] | None = None,
+    callbacks: Sequence[Any] = (),
+    resume: bool = True,
+    lora: LoraSettings | None = None,
+    collator: Any = None,
+) -> TrainResult:
+    """Train `model` in place on encoded rows (`input_ids`, `labels`, `attention_mask` of ints) and save it to `output_dir/final`.
+
+    With `method: lora` an adapter is added unless the model has one. With `validation` the best checkpoint's weights are the final
+    ones. `resume`: go on from the newest whole checkpoint of `output_dir`. Give `accelerate launch` a script that calls this.
+
+    Raises:
+        DataRefused: the rows make no optimizer step; the message has the arithmetic.
+        TrainingStopped: a guard stopped the run: NaN, infinite or zero steps, divergence. Nothing of it was saved.
+        OutOfMemory: not even one row at a time fits.
+        CheckpointError: the newest checkpoint's state is corrupt, or nothing can be written.
+    """
+    planned = steps_of(settings, len(rows), int(os.environ.get("WORLD_SIZE", "1")))
+    if resume and (done := finished(settings, planned)):
+        return done
+    if settings.method == "lora" and not hasattr(model, "peft_config"):
+        from peft import get_peft_model
+
+        torch.manual_seed(settings.seed)
+        model = get_peft_model(model, lora_config(lora or LoraSettings()))
+    held_out = validation if validation is not None else rows
+    return finish(
+        lambda own: CoreTrainer(
+            model=model, args=arguments(settings, model, validates=validation is not None), train_dataset=rows, eval_dataset=validation,
+            data_collator=collator or _collator(tokenizer), callbacks=[*own, *callbacks], **{TOKENIZER: tokenizer},
+        ),
+        settings, resume, sampler(tokenizer, held_out, settings.samples) if settings.sample_steps else None,
+    )  # fmt: skip
+
+
+def finish(
+    make: Callable[[list[Any]], Any],
+    settings: TrainSettings,
+    resume: bool,
+    samples: Callable[[Any], Sequence[str]] | None,
+) -> TrainResult:
+    """Run the Trainer that `make(callbacks)` gives, to its saved end; whatever happens, nothing of it stays alive."""
+    guards = Guards(
+        Limits(patience=settings.early_stopping, sample_steps=settings.sample_steps), sampler=samples
+    )
+    monitor = Monitor(settings.output_dir / "metrics.jsonl", guards)
+    guards.on_alarm = monitor.alarm
+    watchdog = Watchdog(settings.hang_timeout, ends=True)
+    with clear_memory_errors("training"):
+        trainer = None
+        try:
+            trainer = make([guards, watchdog, monitor, SaveOnSignal()])
+            done = trainer.train(resume_from_checkpoint=resume or None)
+            final = settings.output_dir / "final"
+            trainer.save_model(str(final))
+            if trainer.is_world_process_zero():
+                _plot(monitor.path)
+            metrics = {**_last(trainer.state.log_history), **done.metrics}
+            return TrainResult(
+                done.global_step, metrics, final, False, tuple(guards.alarms), getattr(trainer, "piece", None)
+            )
+        finally:
+            watchdog.stop()
+            guards.release()
+            if trainer is not None:
+                _let_go(trainer)
+
+
+def sft(config: RunConfig | Path | str) -> TrainResult:
+    """Supervised fine-tuning as a config says: load, encode, verify, pack where asked, train, save.
+
+    Raises:
+        SettingsError, LoadRefused, DataRefused, CheckFailed: before anything is trained. And what `train` raises.
+    """
+    run = config if isinstance(config, RunConfig) else load_config(config, objective="sft")
+    loaded, encoder = prepare(run)
+    splits = [_encoded(run, encoder, files) for files in (run.data.train, run.data.validation) if files]
+    validation = splits[1] if len(splits) > 1 else None
+    return train(loaded.model, loaded.tokenizer, splits[0], run.train, validation=validation, lora=run.lora)
+
+
+def prepare(run: RunConfig, **encoding: Any) -> tuple[Any, Any]:
+    """The loaded model of a run and the encoder of its rows."""
+    from llmguard.rows import Columns
+    from llmguard_core.encoding import Encoder
+    from llmguard_core.formats import format_for
+    from llmguard_core.loading import load_base, load_chat
+
+    m, t, d = run.model, run.train, run.data
+    load = load_chat if m.kind == "chat" else load_base
+    with clear_memory_errors(f"loading {m.path}"):
+        loaded = load(m.path, adapter=m.adapter, dtype=m.dtype, device=m.device, device_map=m.device_map)
+    columns = Columns(d.prompt, d.response, d.messages, d.chosen, d.rejected, d.group)
+    told: dict[str, Any] = {
+        "train_on": t.train_on,
+        "overflow": t.overflow,
+        "max_length": t.max_length,
+        **encoding,
+    }
+    return loaded, Encoder(
+        loaded.tokenizer,
+        format_for(loaded.tokenizer, _table(run.prompt.format), m.kind),
+        columns=columns,
+        **told,
+    )
+
+
+def _table(told: Any) -> Any:
+    return told if told is None or isinstance(told, str) else told.model_dump()
+
+
+def _encoded(run: RunConfig, encoder: Any, files: list[Path]) -> Sequence[Mapping[str, Any]]:
+    from llmguard.rows import read_files
+
+    rows: Sequence[Mapping[str, Any]] = encoder.rows(read_files(files, columns=encoder.columns))
+    if run.train.packing:
+        from llmguard_core.packing import pack
+
+        rows = pack(rows, run.train.max_length)
+    return rows
+
+
+def _collator(tokenizer: Any) -> Any:
+    from llmguard_core.collating import Collator
+
+    return Collator(tokenizer)
+
+
+def finished(settings: TrainSettings, planned: int) -> TrainResult | None:
+    """What there is, if the newest whole checkpoint has all the planned steps and the final model is whole.
+
+    Raises:
+        CheckpointError: the state says a step that cannot be.
+    """
+    folder = newest(settings.output_dir)
+    if folder is None:
+        return None
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text("utf-8"))
+        step = state["global_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        step = None
+    if not isinstance(step, int) or step < 0:
+        raise CheckpointError(
+            f"the state is corrupt: global_step is {step!r}", where=str(folder),
+            remedy="Move this folder away: training resumes from the checkpoint before it.",
+        )  # fmt: skip
+    final = settings.output_dir / "final"
+    if step < planned or verify(final, resume=False):
+        return None
+    _log.info(
+        "already trained: %d of %d steps are done, %s is whole; nothing was touched", step, planned, final
+    )
+    return TrainResult(step, _last(state.get("log_history", [])), final, already_trained=True)
+
+
+@contextlib.contextmanager
+def clear_memory_errors(what: str) -> Iterator[None]:
+    """Turn an out of memory that nothing could recover from into one clear error, raised when all that was held is gone."""
+    failure = ""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except Exception as error:
+        if not is_oom(error):
+            raise
+        failure = f"{type(error).__name__}: {error}"
+        import traceback
+
+        traceback.clear_frames(error.__traceback__)
+    if failure:
+        gc.collect()
+        empty_cache()
+        raise OutOfMemory(
+            f"no memory left: {failure}. {described_memory()}", where=what,
+            remedy="Use a smaller dtype, method: lora, gradient_checkpointing, or a device_map over several devices.",
+        )  # fmt: skip
+
+
+def _let_go(trainer: Any) -> None:
+    """Cut what a Trainer and its Accelerator hold, so that model, optimizer and gradients die with the caller's own names."""
+    model = trainer.model
+    trainer.accelerator.free_memory()
+    trainer.callback_handler.callbacks.clear()
+    for held in (trainer, trainer.callback_handler):
+        for name in (
+            "model",
+            "model_wrapped",
+            "optimizer",
+            "lr_scheduler",
+            "train_dataloader",
+            "eval_dataloader",
+            "deepspeed",
+        ):
+            if hasattr(held, name):
+                setattr(held, name, None)
+    if model is not None:
+        model.zero_grad(set_to_none=True)
+    gc.collect()
+    empty_cache()
+
+
+def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The last value of each measurement."""
+    found: dict[str, float] = {}
+    for entry in history:
+        found.update({k: v for k, v in entry.items() if isinstance(v, (int, float))})
+    return found
+
+
+def _plot(metrics: Path) -> None:
+    with contextlib.suppress(OSError):  # a plot is not worth a run
+        records = read_metrics(metrics)
+        metrics.with_suffix(".svg").write_text(svg(records), "utf-8")
+        png(records, metrics.with_suffix(".png"))
