@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,8 @@ __all__ = ["Bytes", "Vocabulary", "squeeze", "vocabulary_of"]
 
 Bytes = NDArray[np.uint8]
 SPACE, METASPACE = b" ", "▁"
+WORD = 8
+"""Bytes that are compared at once."""
 
 
 def squeeze(text: str) -> bytes:
@@ -87,6 +90,36 @@ class Vocabulary:
         known = (ids >= 0) & (ids < len(self))
         return np.where(known, self.lengths[np.where(known, ids, 0)], 0)
 
+    @cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """`lengths` with a zero behind it, for what is no id: int32 [ids + 1]."""
+        return np.append(self.lengths, 0).astype(np.int32)
+
+    @cached_property
+    def _words(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+        """The table as words from every place; the first word of each id; the part of a word that so many bytes are."""
+        windows = words_in(self.table.tobytes())
+        first = np.append(windows.take(self.starts, mode="clip"), np.uint64(0))
+        masks = np.full(int(self.sizes.max(initial=0)) + WORD + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+        masks[:WORD] = (np.uint64(1) << (np.arange(WORD, dtype=np.uint64) * np.uint64(8))) - np.uint64(1)
+        return windows, first, masks
+
+    def differing(self, ids: Ints, starts: Ints, text: bytes) -> Ints:
+        """The places of tokens whose bytes are not those of `text` from `starts` on: int64, unsorted.
+
+        ids: int64 [tokens], each 0 to `len(self)`, the last of which is no id and has no bytes. starts: int64 [tokens].
+        """
+        table, first, masks = self._words
+        windows, sizes = words_in(text), self.sizes.take(ids)
+        wrong: Ints = np.flatnonzero((windows.take(starts) ^ first.take(ids)) & masks.take(sizes))
+        long = np.flatnonzero(sizes > WORD)
+        for at in range(WORD, int(sizes.max(initial=0)), WORD):
+            long = long[sizes[long] > at]
+            there = table[self.starts[ids[long]] + at]
+            other = (windows.take(starts[long] + at) ^ there) & masks.take(sizes[long] - at)
+            wrong = np.concatenate((wrong, long[other != 0]))
+        return wrong
+
     def bytes_of(self, ids: Ints) -> bytes:
         """The bytes of a few ids."""
         return self.spans(np.asarray(ids, dtype=np.int64))[0].tobytes()
@@ -103,6 +136,39 @@ class Vocabulary:
             except (TypeError, ValueError, UnicodeError):
                 return squeeze(text)
         return squeeze(text.replace(METASPACE, " ") if self.metaspace else text)
+
+    @cached_property
+    def normal(self) -> str | None:
+        """What normalising does to text, spaces aside: '' nothing, 'NFC' that; None where it is something else."""
+        if self.normalizer is None:
+            return ""
+        kinds = {*_kinds_of(json.loads(self.normalizer.__getstate__()))} - (
+            {"spaces"} if self.metaspace else set()
+        )
+        return None if kinds - {"NFC"} else "".join(kinds)
+
+    def texts_as_bytes(self, texts: Sequence[str]) -> list[bytes]:
+        """`text_as_bytes` of many texts, in one go where that is the same."""
+        found = self._at_once(texts)
+        if found is None:
+            return [(self._at_once([t]) or [self.text_as_bytes(t)])[0] for t in texts]
+        return found
+
+    def _at_once(self, texts: Sequence[str]) -> list[bytes] | None:
+        """None where a text has to be normalised, is no Unicode, or holds the character that parts them here."""
+        joined = "\0".join(texts)
+        plain = joined.isascii()
+        if self.normal is None or not (
+            plain or self.normal == "" or unicodedata.is_normalized("NFC", joined)
+        ):
+            return None
+        if self.metaspace and not plain:
+            joined = joined.replace(METASPACE, " ")
+        try:
+            found = joined.encode().translate(None, SPACE).split(b"\0")
+        except UnicodeEncodeError:
+            return None
+        return found if len(found) == len(texts) else None
 
     def shown(self, token: int) -> str:
         """A token as a person reads it, its spaces included."""
@@ -142,6 +208,28 @@ class Vocabulary:
         dark = np.isin(self.table, np.frombuffer(b"\t\n\r\x0b\x0c", dtype=np.uint8), invert=True)
         counted = np.concatenate(([0], np.cumsum(dark)))
         return np.asarray(counted[self.starts + self.lengths] == counted[self.starts])
+
+
+def words_in(text: bytes) -> NDArray[np.uint64]:
+    """The eight bytes from every place of a text on, zeros behind its end: uint64 [bytes + 8]."""
+    padded = text + bytes(2 * WORD)
+    overlapping: NDArray[np.uint64] = np.ndarray(
+        (len(text) + WORD,), dtype="<u8", buffer=padded, strides=(1,)
+    )
+    return np.array(overlapping)
+
+
+def _kinds_of(normalizer: Any) -> Iterator[str]:
+    """The parts of a normalizer by name; `spaces` for those that only write spaces otherwise."""
+    if normalizer["type"] == "Sequence":
+        for part in normalizer["normalizers"]:
+            yield from _kinds_of(part)
+    elif normalizer["type"] == "Replace":
+        same = normalizer["pattern"] == {"String": " "} and normalizer["content"] == METASPACE
+        yield "spaces" if same else "Replace"
+    else:
+        same = normalizer["type"] == "Prepend" and normalizer["prepend"] == METASPACE
+        yield "spaces" if same else normalizer["type"]
 
 
 _known: WeakKeyDictionary[Any, Vocabulary] = WeakKeyDictionary()

@@ -8,7 +8,18 @@ from dataclasses import dataclass, field, replace
 
 from llmguard.formats import Kind
 
-__all__ = ["Cut", "Placed", "Stretch", "Target", "cut", "end_of_terminator", "place"]
+__all__ = [
+    "Cut",
+    "Placed",
+    "Stretch",
+    "Target",
+    "body_of",
+    "cut",
+    "end_of_terminator",
+    "ended_otherwise",
+    "place",
+    "runs_on",
+]
 
 WHITE = b"\t\n\r\x0b\x0c"
 
@@ -30,7 +41,7 @@ class Cut(enum.IntEnum):
     """The source row has no turns to look for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """A stretch of bytes from `start` to the next stretch."""
 
@@ -39,7 +50,7 @@ class Stretch:
     turn: int = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """What to look for.
 
@@ -54,7 +65,7 @@ class Target:
     shown: Sequence[tuple[bool, bytes]] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placed:
     """Where everything of a row is.
 
@@ -81,7 +92,7 @@ def place(row: bytes, target: Target) -> Placed:
     return found
 
 
-def _body(target: Target) -> list[tuple[Kind, int, bytes]]:
+def body_of(target: Target) -> list[tuple[Kind, int, bytes]]:
     """The pieces up to the end of the last response; what follows it is judged by what is there."""
     last = max(
         (i for i, p in enumerate(target.pieces) if p[0] in (Kind.RESPONSE, Kind.BLANK_WITHIN)), default=-1
@@ -90,7 +101,7 @@ def _body(target: Target) -> list[tuple[Kind, int, bytes]]:
 
 
 def _exact(row: bytes, target: Target) -> Placed | None:
-    body = _body(target)
+    body = body_of(target)
     for pieces in (body, body[:-1] if body and body[-1][0] is Kind.BLANK_WITHIN else []):
         text = b"".join(p[2] for p in pieces)
         at = row.find(text) if text else -1
@@ -108,9 +119,19 @@ def _laid_out(row: bytes, pieces: Sequence[tuple[Kind, int, bytes]], at: int, ta
         stretches.append(Stretch(position, kind, turn))
         position += len(text)
     found = _finished(Cut.EXACT, row, stretches, position, pieces[-1][1], target)
-    own = next((b.lstrip(WHITE) for k, _, b in target.pieces[len(pieces) :] if k is Kind.TERMINATOR), b"")
-    ended = found.stretches[-2].kind is Kind.TERMINATOR
-    return replace(found, ended_otherwise=ended and not found.remainder.lstrip(WHITE).startswith(own))
+    otherwise = ended_otherwise(found.remainder, target.pieces[len(pieces) :], target.ends)
+    return replace(found, ended_otherwise=otherwise)
+
+
+def ended_otherwise(rest: bytes, behind: Sequence[tuple[Kind, int, bytes]], ends: Sequence[bytes]) -> bool:
+    """Whether what follows a response is a terminator, and another than the one that stands `behind` it in its format."""
+    own = next((text.lstrip(WHITE) for kind, _, text in behind if kind is Kind.TERMINATOR), b"")
+    return bool(end_of_terminator(rest, ends)) and not rest.lstrip(WHITE).startswith(own)
+
+
+def runs_on(rest: bytes, ends: Sequence[bytes]) -> bool:
+    """Whether other text than a terminator follows a response."""
+    return not end_of_terminator(rest, ends) and bool(rest.strip(WHITE))
 
 
 def _finished(
@@ -129,7 +150,7 @@ def _finished(
         Stretch(end, Kind.TERMINATOR if stop else Kind.TAIL, turn),
         Stretch(end + stop, Kind.TAIL, turn),
     ]
-    return Placed(cut, found, rest, lost, runs_on=not stop and bool(rest.strip(WHITE)))
+    return Placed(cut, found, rest, lost, runs_on=runs_on(rest, target.ends))
 
 
 def end_of_terminator(rest: bytes, ends: Sequence[bytes]) -> int:
@@ -161,7 +182,7 @@ def _window(whole: bytes, at: int, length: int, shift: int, target: Target) -> P
         position = end
         if end > at and start < at + length:
             stretches.append(Stretch(max(start - at, 0) + shift, kind, turn))
-    right = at + length < len(b"".join(p[2] for p in _body(target)))
+    right = at + length < len(b"".join(p[2] for p in body_of(target)))
     if right:
         return Placed(Cut.CUT_RIGHT, stretches)
     return Placed(Cut.CUT_LEFT if at else Cut.EXACT, stretches, b"")

@@ -6,13 +6,12 @@ With it a row whose contents are not all there can be held against what it would
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmguard.alignment.place import Cut, Placed, Stretch, Target, cut, end_of_terminator
 from llmguard.formats import Kind
 
-__all__ = ["judged_again"]
+__all__ = ["Skeletons", "judged_again"]
 
 Piece = tuple[Kind, int, bytes]
 
@@ -42,23 +41,40 @@ class _Skeleton:
         return replace(target, pieces=pieces)
 
 
+class Skeletons:
+    """What whole rows have around their contents, gathered row by row: the most frequent text at each place counts."""
+
+    def __init__(self) -> None:
+        self.heads: Counter[bytes] = Counter()
+        self.gaps: dict[tuple[bool, bool], Counter[bytes]] = {}
+        self.endings: Counter[bytes] = Counter()
+
+    def see(self, row: bytes, target: Target | None, found: Placed) -> None:
+        """A row, which teaches something if all its contents were found in another text than its format's."""
+        if target is None or found.cut is not Cut.LOCATED or found.lost or not found.spans:
+            return
+        self.heads[row[: found.spans[0][0]]] += 1
+        self.endings[row[found.spans[-1][1] :]] += 1
+        answers = [answer for answer, _ in target.contents]
+        for index in range(len(answers) - 1):
+            gap = row[found.spans[index][1] : found.spans[index + 1][0]]
+            self.gaps.setdefault((answers[index], answers[index + 1]), Counter())[gap] += 1
+
+    def learnt(self) -> _Skeleton | None:
+        """The most frequent text before, between and behind contents; None where no row is whole or none needs it."""
+        if not self.heads:
+            return None
+        gaps = {pair: _usual(counted) for pair, counted in self.gaps.items()}
+        return _Skeleton(_usual(self.heads), gaps, _usual(self.endings))
+
+
 def judged_again(
-    rows: Sequence[bytes], targets: Sequence[Target | None], placed: Sequence[Placed], full: Sequence[bool]
-) -> list[Placed]:
-    """Rows whose contents are not all there, as cuts where they are that; the others as they were.
+    row: bytes, target: Target, was: Placed, skeleton: _Skeleton | None, *, full: bool
+) -> Placed:
+    """A row whose contents are not all there, as a cut where it is one; else as it was.
 
-    `full`: rows as long as the longest, which may have been cut and given their end again.
+    `full`: it is as long as the longest, and may have been cut and given its end again.
     """
-    skeleton = _learnt(rows, targets, placed)
-    return [
-        _again(row, target, was, skeleton, full=long)
-        if target and (was.lost or was.cut is Cut.UNMATCHED)
-        else was
-        for row, target, was, long in zip(rows, targets, placed, full, strict=True)
-    ]
-
-
-def _again(row: bytes, target: Target, was: Placed, skeleton: _Skeleton | None, *, full: bool) -> Placed:
     wholes = [w for w in (target if target.pieces else None, skeleton and skeleton.target(target)) if w]
     end = next((e for e in target.ends if row.endswith(e)), b"") if full else b""
     for whole in wholes:
@@ -70,29 +86,6 @@ def _again(row: bytes, target: Target, was: Placed, skeleton: _Skeleton | None, 
             ended = Stretch(len(row) - len(end), Kind.TERMINATOR, found.stretches[-1].turn)
             return replace(found, stretches=[*found.stretches, ended])
     return was
-
-
-def _learnt(
-    rows: Sequence[bytes], targets: Sequence[Target | None], placed: Sequence[Placed]
-) -> _Skeleton | None:
-    """The most frequent text before, between and behind contents; None where no row is whole or none needs it."""
-    heads: Counter[bytes] = Counter()
-    gaps: dict[tuple[bool, bool], Counter[bytes]] = {}
-    endings: Counter[bytes] = Counter()
-    for row, target, found in zip(rows, targets, placed, strict=True):
-        if target is None or found.cut is not Cut.LOCATED or found.lost or not found.spans:
-            continue
-        heads[row[: found.spans[0][0]]] += 1
-        endings[row[found.spans[-1][1] :]] += 1
-        answers = [answer for answer, _ in target.contents]
-        for index in range(len(answers) - 1):
-            gap = row[found.spans[index][1] : found.spans[index + 1][0]]
-            gaps.setdefault((answers[index], answers[index + 1]), Counter())[gap] += 1
-    if not heads:
-        return None
-    return _Skeleton(
-        _usual(heads), {pair: _usual(counted) for pair, counted in gaps.items()}, _usual(endings)
-    )
 
 
 def _usual(counted: Counter[bytes]) -> bytes:

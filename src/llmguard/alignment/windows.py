@@ -14,7 +14,7 @@ __all__ = ["window"]
 def window(
     encoded: Encoded, alignment: Alignment | None, row: int, token: int, *, around: int = 6
 ) -> list[dict[str, Any]]:
-    """Tokens `token - around` to `token + around` of a row: JSON-safe mappings with text, id, label, kind, trained."""
+    """Tokens `token - around` to `token + around` of a row: JSON-safe mappings with text, id, label, kind, trained, attention."""
     start = int(encoded.input_ids.offsets[row])
     ids = encoded.input_ids[row]
     lo, hi = max(0, token - around), min(len(ids), token + around + 1)
@@ -32,4 +32,5 @@ def _token(
         "label": int(labels[i]) if labels is not None else None,
         "kind": Kind(int(alignment.kind[start + i])).name.lower() if alignment else "unknown",
         "trained": bool(encoded.trained[start + i]),
+        "attention": int(encoded.attended[start + i]),
     }

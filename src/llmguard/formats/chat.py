@@ -11,6 +11,7 @@ from typing import Any
 
 from llmguard.formats.dates import at_moment, formats_in, moments_in, pattern_of
 from llmguard.formats.pieces import Kind, Piece, common_start, join
+from llmguard.formats.questions import Questions, questions_in
 from llmguard.rows.turns import Turn
 
 __all__ = ["ChatTemplate", "TemplateError", "control_tokens"]
@@ -93,6 +94,12 @@ class ChatTemplate:
             return bool(bos) and self.render((Turn("user", "x"),)).startswith(bos)
         except TemplateError:
             return False
+
+    @cached_property
+    def questions(self) -> Questions | None:
+        """What it asks contents about; None where that cannot be told."""
+        source = self.text or self.tokenizer.chat_template
+        return questions_in(source) if isinstance(source, str) else None
 
     @cached_property
     def terminator(self) -> str:

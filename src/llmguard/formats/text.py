@@ -9,7 +9,7 @@ from llmguard.errors import UsageError
 from llmguard.formats.pieces import Kind, Piece, join
 from llmguard.rows.turns import Turn
 
-__all__ = ["TEXT_FORMATS", "TextFormat", "text_format"]
+__all__ = ["TEXT_FORMATS", "TextFormat", "table_format", "text_format"]
 
 
 @dataclass(frozen=True)
