@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from llmguard.reporting.text import visible
-from llmguard.reporting.tokens import Mark, Run, runs_of, tokens_from_json
+from llmguard.reporting.token_table import SIGNS, blocks_of, faults_of
+from llmguard.reporting.tokens import Mark, Token, tokens_from_json
 
 if TYPE_CHECKING:
     from pytest_llmguard.records import Record
@@ -18,13 +19,15 @@ COLOURS: dict[str, dict[str, bool]] = {
     "warning": {"yellow": True},
     "note": {"cyan": True},
 }
-MARKS: dict[Mark, tuple[dict[str, bool], str, str]] = {
-    Mark.TRAINED: ({"green": True}, "[", "]"),
-    Mark.MASKED: ({"light": True}, "", ""),
-    Mark.WRONG: ({"red": True, "bold": True}, ">>", "<<"),
-    Mark.PAD: ({"light": True}, "(", ")"),
+MARKS: dict[Mark, dict[str, bool]] = {
+    Mark.TRAINED: {"green": True},
+    Mark.MASKED: {"light": True},
+    Mark.WRONG: {"red": True, "bold": True},
+    Mark.PAD: {"light": True},
 }
-"""Mark of a run of tokens -> its colour, and the signs around it where there are no colours."""
+"""Mark of a token -> its colour."""
+WIDTH = 110
+"""Cells of a line where no terminal says its own."""
 LEGEND = {
     Mark.TRAINED: "trained",
     Mark.MASKED: "masked",
@@ -154,29 +157,35 @@ def write_finding(tw: Writer, finding: Mapping[str, Any]) -> None:
 
 
 def write_tokens(tw: Writer, evidence: Mapping[str, Any]) -> None:
-    """Write the windows of tokens that a finding carries, the first few of them."""
-    windows = list(_windows(evidence, "", 0))
+    """Write the windows of tokens that a finding carries as tables, the first few of them, and what is wrong in them."""
     seen: dict[Mark, None] = {}
-    for caption, window in windows[:SHOWN]:
-        runs = runs_of(tokens_from_json(window))
-        seen.update(dict.fromkeys(run.mark for run in runs))
-        tw.write(f"Tokens{caption}: ", bold=True)
-        for run in runs:
-            _write_run(tw, run)
-        tw.line("")
+    for caption, window in list(_windows(evidence, "", 0))[:SHOWN]:
+        tokens = tokens_from_json(window)
+        seen.update(dict.fromkeys(token.mark for token in tokens))
+        tw.line(f"Tokens{caption}:", bold=True)
+        _write_table(tw, tokens)
+        for fault in faults_of(tokens):
+            tw.line(f"  {visible(fault)}")
     if seen:
-        tw.line(f"({', '.join(_sign(tw, mark) for mark in MARKS if mark in seen)})")
+        tw.line(f"  ({', '.join(_sign(tw, mark) for mark in MARKS if mark in seen)})")
 
 
-def _write_run(tw: Writer, run: Run) -> None:
-    colour, before, after = MARKS[run.mark]
-    text = run.text if tw.hasmarkup else f"{before}{run.text}{after}"
-    tw.write(text, **colour)
+def _write_table(tw: Writer, tokens: list[Token]) -> None:
+    width = min(getattr(tw, "fullwidth", WIDTH), WIDTH)
+    for block in blocks_of(tokens, width, signs=not tw.hasmarkup):
+        for name, *cells in block.lines:
+            tw.write(f"  {name.text}", light=True)
+            for number, cell in enumerate(cells):
+                last = number == len(cells) - 1
+                tw.write(
+                    cell.text.rstrip() if last else f"{cell.text} ", **(MARKS[cell.mark] if cell.mark else {})
+                )
+            tw.line("")
 
 
 def _sign(tw: Writer, mark: Mark) -> str:
-    colour, before, after = MARKS[mark]
-    return tw.markup(LEGEND[mark], **colour) if tw.hasmarkup else f"{before}{LEGEND[mark]}{after}"
+    before, after = SIGNS[mark]
+    return tw.markup(LEGEND[mark], **MARKS[mark]) if tw.hasmarkup else f"{before}{LEGEND[mark]}{after}"
 
 
 def _windows(value: Any, caption: str, depth: int) -> Iterator[tuple[str, Any]]:

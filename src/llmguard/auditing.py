@@ -6,7 +6,7 @@ import datetime as dt
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,16 @@ class Audit:
         ]
 
     def begin(self, entries: Iterable[Entry]) -> None:
-        """Start the children that load the tokenizer and run the user's code, if one of the checks will want them.
+        """Start the children that load the tokenizer, run the user's code and try the machine, if a check will want them.
 
         They then run while other checks do; without this call they start when the first check asks.
         """
-        if any(COLLECTED & {*entry.needs, entry.over} for entry in entries):
+        wanted = list(entries)
+        if any(COLLECTED & {*entry.needs, entry.over} for entry in wanted):
             self.evidence.collected.start()
+        tries = [entry.name for entry in wanted if "environment" in entry.needs]
+        if tries and self.evidence.options.share is None:  # workers of xdist run side by side already
+            self.evidence.get("environment").begin(tries)
 
     def targets(self, entry: Entry) -> list[str]:
         """What a check is repeated over in this project; [''] where it is run once (or will say what is missing)."""
@@ -81,7 +85,7 @@ class Audit:
         try:
             check = entry.load()
             bound = self.bind(check.parameters, entry, target)
-            findings = self.engine(check, bound)
+            findings = self._told(self.engine(check, bound))
         except MissingEvidence as missing:
             return Outcome.SKIPPED, missing.remedy, Findings()
         except EvidenceError as broken:
@@ -105,6 +109,19 @@ class Audit:
                 if not optional:
                     raise
         return bound
+
+    def _told(self, findings: Findings) -> Findings:
+        """The findings with the text of the tokens they show, where their check reads no tokenizer and the project has one."""
+        from llmguard.reporting.tokens import told_by, untold
+
+        if not any(untold(f.evidence) for f in findings):
+            return findings
+        try:
+            tokenizer = self.evidence.get("tokenizer", "")
+        except (MissingEvidence, EvidenceError):
+            return findings
+        told = (replace(f, evidence=told_by(tokenizer, f.evidence)) for f in findings)
+        return Findings(told, check=findings.check, looked_at=findings.looked_at, unit=findings.unit)
 
     def _judge(self, entry: Entry, findings: Findings) -> tuple[Outcome, str]:
         if not findings and not findings.looked_at:

@@ -65,7 +65,7 @@ def test_the_failure_shows_five_parts_and_no_traceback(ran: Ran) -> None:
 def test_the_failure_shows_the_tokens(ran: Ran) -> None:
     """Without colours the tokens around the boundary carry signs, and the signs are explained."""
     text = ran.section("FAILURES")
-    assert "Tokens of row 2: Hello[ world]>><eos><<" in text
+    assert "Tokens of row 2:\n  token     Hello [ world] >><eos><<\n" in text
     assert "([trained], masked, >>wrong<<)" in text
 
 

@@ -25,12 +25,14 @@ def window(
 def _token(
     encoded: Encoded, alignment: Alignment | None, start: int, ids: Any, labels: Any, i: int
 ) -> dict[str, Any]:
+    attended = bool(encoded.attended[start + i])
+    kind = Kind(int(alignment.kind[start + i])).name.lower() if alignment else "unknown"
     return {
         "text": alignment.vocabulary.shown(int(ids[i])) if alignment else "",
         "id": int(ids[i]),
         "position": i,
         "label": int(labels[i]) if labels is not None else None,
-        "kind": Kind(int(alignment.kind[start + i])).name.lower() if alignment else "unknown",
+        "kind": kind if attended else "pad",
         "trained": bool(encoded.trained[start + i]),
-        "attention": int(encoded.attended[start + i]),
+        "attention": int(attended),
     }

@@ -116,6 +116,7 @@ def _tokens(before: Encoded, after: Batches, row: int) -> list[dict[str, Any]]:
         {
             "text": "",
             "id": int(ids[i]),
+            "position": i,
             "label": int(now[i]),
             "kind": "kept" if had[i] == now[i] else "changed",
             "trained": bool(now[i] != IGNORE_INDEX),

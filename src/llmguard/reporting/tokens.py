@@ -12,12 +12,25 @@ from typing import Any
 from llmguard.reporting.text import visible
 
 __all__ = [
-    "LEGEND", "MANY", "Mark", "Run", "Token", "folded", "runs_of", "token_texts", "tokens_from_json", "tokens_of_row",
+    "LEGEND",
+    "MANY",
+    "Mark",
+    "Run",
+    "Token",
+    "folded",
+    "runs_of",
+    "token_texts",
+    "tokens_from_json",
+    "tokens_of_row",
+    "told_by",
+    "untold",
 ]  # fmt: skip
 
 IGNORE_INDEX = -100
 MANY = 4
 """So many of the same token in a row are shown as one, with their number."""
+DEEP = 4
+"""How deep in a finding's evidence windows of tokens are looked for: evidence of other people's checks may hold itself."""
 ANSWER = frozenset({"response", "terminator"})
 
 
@@ -57,6 +70,7 @@ class Token:
     trained: bool | None = None
     masked_on_purpose: bool = False
     trained_on_purpose: bool = False
+    attended: bool | None = None
 
     @property
     def in_loss(self) -> bool:
@@ -152,6 +166,7 @@ def tokens_from_json(window: Any) -> list[Token]:
 
 def _from_json(token: Mapping[str, Any]) -> Token:
     number, trained = _whole(token.get("id")), token.get("trained")
+    attention = token.get("attention")
     return Token(
         text=str(token["text"]),
         id=-1 if number is None else number,
@@ -159,6 +174,36 @@ def _from_json(token: Mapping[str, Any]) -> Token:
         kind=str(token.get("kind") or "unknown").lower(),
         position=_whole(token.get("position")),
         trained=trained if isinstance(trained, bool) else None,
+        attended=bool(attention) if isinstance(attention, int) else None,
+    )
+
+
+def told_by(tokenizer: Any, evidence: Any, depth: int = 0) -> Any:
+    """Evidence whose windows of tokens carry texts: a check that reads no tokenizer leaves them empty."""
+    if depth > DEEP:
+        return evidence
+    if isinstance(evidence, Mapping):
+        return {key: told_by(tokenizer, value, depth + 1) for key, value in evidence.items()}
+    if not isinstance(evidence, list):
+        return evidence
+    if not _without_texts(evidence):
+        return [told_by(tokenizer, value, depth + 1) for value in evidence]
+    texts = token_texts([t["id"] for t in evidence], tokenizer)
+    return [{**token, "text": text} for token, text in zip(evidence, texts, strict=True)]
+
+
+def untold(evidence: Any, depth: int = 0) -> bool:
+    """Whether a window of tokens in some evidence has ids and no text."""
+    if depth > DEEP or not isinstance(evidence, (Mapping, list)):
+        return False
+    inner = evidence.values() if isinstance(evidence, Mapping) else evidence
+    window = isinstance(evidence, list) and _without_texts(evidence)
+    return window or any(untold(value, depth + 1) for value in inner)
+
+
+def _without_texts(window: Sequence[Any]) -> bool:
+    return bool(window) and all(
+        isinstance(t, Mapping) and t.get("text") == "" and _whole(t.get("id")) is not None for t in window
     )
 
 
@@ -190,6 +235,7 @@ def tokens_of_row(
             i,
             masked_on_purpose=train_on == "last" and turns[i] != last,
             trained_on_purpose=train_on == "all",
+            attended=bool(attended[i]),
         )
         for i in range(len(ids))
     ]
