@@ -1,0 +1,333 @@
+"""Evaluate models one after another: each is loaded, answers every item, and is proved gone before the next is loaded.
+
+One line of JSON an item, written as it comes; beside it, in NAME.json, the model, its adapter and every setting. An evaluation that was
+ended goes on where it stopped, if model, items and settings are still the same; greedy or sampled, it ends with the results that it
+would have had. `llmguard_core.compare` reads what is written here, and so does `[evaluation] results` of a project file.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import llmguard
+from llmguard.rows import Columns, guess_columns, turns_of
+from llmguard.statistics.sets import read_results
+from llmguard_core.checkpoints.folder import write_file
+from llmguard_core.encoding import Encoder
+from llmguard_core.errors import CoreError, DataRefused
+from llmguard_core.formats import format_for
+from llmguard_core.generation import generate
+from llmguard_core.locks import Held, locked
+from llmguard_core.metrics import judge, summary
+
+__all__ = ["Evaluated", "Item", "evaluate", "items_of"]
+
+CHUNK = 64  # items between two writes: at most so many answers are lost
+WAIT = 5.0  # seconds for another evaluation that writes the same file
+Load = Callable[[], Any]
+Prompts = Callable[[Any, Sequence[Mapping[str, Any]]], Sequence[Any]]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to answer: its id, the row that its prompt is built from, the reference it is judged by."""
+
+    id: str
+    row: Mapping[str, Any]
+    reference: str
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one model did: the file of its results, their summary, and how many of them an earlier run had left."""
+
+    name: str
+    file: Path
+    summary: Mapping[str, Any]
+    resumed: int
+
+
+def evaluate(
+    models: Mapping[str, Any],
+    items: Sequence[Mapping[str, Any]],
+    *,
+    out: Path | str,
+    metrics: Sequence[str] = ("exact_match",),
+    fmt: Any = None,
+    prompts: Prompts | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    stop: Sequence[str] = (),
+    batch_size: int | None = None,
+    seed: int = 0,
+    id: str = "id",
+    group: str | None = None,
+    resume: bool = True,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> list[Evaluated]:
+    """Evaluate models by name on items; results are in `out`/NAME.jsonl.
+
+    A model is what says where it lies (a `ModelSettings`), or a function without arguments that loads it. Items are rows with a prompt
+    and a response, or messages. `metrics`: the first gives the score, others are columns of their own. `prompts` builds the prompts of
+    some rows (few-shot ones, say) in place of the format. `progress(name, done, of)` is called after each chunk.
+
+    Raises:
+        DataRefused: no items, items without a prompt or reference, ids that repeat; a file that holds results of another evaluation.
+        CoreError: a model is still resident after its turn, MODEL_PATH would make all models one, or another process writes the file.
+    """
+    told = items_of(items, id=id, group=group)
+    settings = {
+        "metrics": list(metrics), "max_new_tokens": max_new_tokens, "temperature": temperature, "stop": list(stop),
+        "seed": seed, "format": _shown(fmt), "prompts": _shown(prompts), "items": len(told), "digest": _digest(told),
+    }  # fmt: skip
+    for metric in metrics:
+        judge("", "", metric)  # an unknown one is told before a model is loaded
+    _one_path(models)
+
+    def answer(loaded: Any, some: Sequence[Item]) -> Iterator[dict[str, Any]]:
+        rows = [item.row for item in some]
+        built = prompts(loaded, rows) if prompts else _encoder(loaded, fmt).prompts(rows)
+        outputs = generate(
+            loaded, built, max_new_tokens=max_new_tokens, temperature=temperature, stop=stop,
+            batch_size=batch_size, seed=seed, fmt=None if prompts else _encoder(loaded, fmt).fmt,
+        )  # fmt: skip
+        yield from (_record(item, output, metrics, group) for item, output in zip(some, outputs, strict=True))
+
+    found = []
+    for name, model in models.items():
+        report = (lambda done, name=name: progress(name, done, len(told))) if progress else None
+        found.append(_one(name, model, told, Path(out), settings, answer, resume, report))
+    _warn_of_twins(found)
+    return found
+
+
+def items_of(rows: Sequence[Mapping[str, Any]], *, id: str = "id", group: str | None = None) -> list[Item]:
+    """Items from rows; a row without an id is called by its number.
+
+    Raises:
+        DataRefused: no rows, rows without prompt or reference, ids that repeat.
+    """
+    columns, found = guess_columns(rows, Columns()), []
+    for number, row in enumerate(rows):
+        turns = turns_of(row, columns)
+        if not turns or turns[-1].role != "assistant" or len(turns) < 2:
+            raise DataRefused(
+                f"it has no prompt with a reference; its keys are {', '.join(map(str, row))}",
+                where=f"item {number}",
+                remedy="Give rows with a prompt and a response, or messages that end with the reference answer.",
+            )
+        shared = str(row[group]) if group and row.get(group) is not None else None
+        found.append(Item(str(row.get(id, number)), row, turns[-1].content, shared))
+    repeated = len(found) - len({item.id for item in found})
+    if not found or repeated:
+        raise DataRefused(
+            f"{repeated:,} ids repeat" if found else "there are no items",
+            where="items",
+            remedy="Give every item an id of its own: results are paired by it."
+            if found
+            else "Name a file with items.",
+        )
+    return found
+
+
+def _one_path(models: Mapping[str, Any]) -> None:
+    override = os.environ.get("MODEL_PATH")
+    paths = {str(m.path) for m in models.values() if not callable(m)}
+    if override and len(paths) > 1:
+        raise CoreError(
+            f"MODEL_PATH={override} would stand in for each of {', '.join(sorted(paths))}",
+            where="environment",
+            remedy="Unset MODEL_PATH to evaluate several models: with it, they would all be one.",
+        )
+
+
+def _one(
+    name: str, model: Any, items: Sequence[Item], out: Path, settings: Mapping[str, Any],
+    answer: Callable[[Any, Sequence[Item]], Iterator[dict[str, Any]]], resume: bool,
+    progress: Callable[[int], object] | None,
+) -> Evaluated:  # fmt: skip
+    file, identity = (
+        out / f"{name}.jsonl",
+        {"name": name, "model": _source(model), "settings": dict(settings)},
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out / f".{name}.lock", WAIT):
+            done = _kept(file, identity, resume)
+            rest = [item for item in items if item.id not in done]
+            if rest:
+                write_file(file.with_suffix(".json"), _json({**identity, "complete": False}))
+                _alone(
+                    name, model, lambda loaded: _answer_all(loaded, file, rest, len(items), answer, progress)
+                )
+            told = summary(_records(file))
+            write_file(file.with_suffix(".json"), _json({**identity, "complete": True, "summary": told}))
+    except Held as held:
+        raise CoreError(
+            f"its results are being written: {held}",
+            where=str(file),
+            remedy="Wait for it, or name another folder.",
+        ) from None
+    _log.info("%s: %s", name, told)
+    return Evaluated(name, file, told, len(done))
+
+
+def _answer_all(
+    loaded: Any, file: Path, items: Sequence[Item], total: int,
+    answer: Callable[[Any, Sequence[Item]], Iterator[dict[str, Any]]], progress: Callable[[int], object] | None,
+) -> None:  # fmt: skip
+    for start in range(0, len(items), CHUNK):
+        lines = [json.dumps(r, ensure_ascii=False) for r in answer(loaded, items[start : start + CHUNK])]
+        with file.open("ab") as opened:
+            opened.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+            opened.flush()
+            os.fsync(opened.fileno())
+        if progress:
+            progress(total - len(items) + start + len(lines))
+
+
+def _record(item: Item, output: str, metrics: Sequence[str], group: str | None) -> dict[str, Any]:
+    first, *others = [judge(output, item.reference, metric) for metric in metrics]
+    shared = {group: item.group} if group and item.group is not None else {}
+    return {
+        "id": item.id, "score": first.score, "status": first.status, "output": output, "extracted": first.extracted,
+        "reference": item.reference, **shared, **{m: o.score for m, o in zip(metrics[1:], others, strict=True)},
+    }  # fmt: skip
+
+
+# ---- one model at a time
+
+
+def _alone(name: str, model: Any, use: Callable[[Any], None]) -> None:
+    """Load a model, use it, and prove that nothing of it is left."""
+    loaded = _loaded(model)
+    watched = [weakref.ref(loaded.model), weakref.ref(next(loaded.model.parameters()))]
+    try:
+        use(loaded)
+    finally:
+        del loaded
+        _release()
+    if any(ref() is not None for ref in watched):
+        raise CoreError(
+            "the model is still resident after its evaluation",
+            where=name,
+            remedy="Keep no reference to it where it is loaded: a second model beside it runs out of memory, or shares its layers.",
+        )
+
+
+def _loaded(model: Any) -> Any:
+    if callable(model):
+        return model()
+    from llmguard_core import loading
+
+    load = loading.load_chat if model.kind == "chat" else loading.load_base
+    return load(
+        model.path, adapter=model.adapter, dtype=model.dtype, device=model.device, device_map=model.device_map
+    )
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def _encoder(loaded: Any, fmt: Any) -> Encoder:
+    return Encoder(loaded.tokenizer, format_for(loaded.tokenizer, fmt, loaded.kind))
+
+
+# ---- what was done before
+
+
+def _kept(file: Path, identity: Mapping[str, Any], resume: bool) -> set[str]:
+    """The ids that an earlier run of this very evaluation has answered; a last line that was cut is taken away."""
+    beside = file.with_suffix(".json")
+    if not resume or not file.exists():
+        write_file(file, b"")
+        return set()
+    before = json.loads(beside.read_text("utf-8")) if beside.exists() else {}
+    changed = _changed({k: before.get(k) for k in identity}, json.loads(_json(identity)))
+    if changed:
+        raise DataRefused(
+            f"it holds results of another evaluation: {'; '.join(changed)}",
+            where=str(file),
+            remedy="Name another folder for this one, or start it anew (resume=False): results of two evaluations must not be mixed.",
+        )
+    text = file.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        write_file(file, whole)
+    return {str(r["id"]) for r in _records(file)}
+
+
+def _changed(before: Any, now: Any, at: str = "") -> list[str]:
+    """What differs between two JSON values, by key."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [c for k in keys for c in _changed(before.get(k), now.get(k), f"{at}.{k}" if at else k)]
+    return [] if before == now else [f"{at} was {before!r}, is {now!r}"]
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
+
+
+def _source(model: Any) -> dict[str, Any]:
+    """What tells one model from another: where it lies, and its files' sizes and times, so that one trained anew is another."""
+    if callable(model):
+        return {"function": _shown(model)}
+    told = {n: _shown(getattr(model, n, None)) for n in ("path", "adapter", "kind", "tokenizer", "dtype")}
+    return {**told, "files": _fingerprint([model.path, model.adapter])}
+
+
+def _fingerprint(places: Sequence[str | None]) -> str:
+    digest = hashlib.sha256()
+    for place in places:
+        for file in sorted(Path(place).rglob("*")) if place and Path(place).is_dir() else []:
+            if file.is_file():
+                status = file.stat()
+                digest.update(
+                    f"{file.relative_to(str(place))}:{status.st_size}:{status.st_mtime_ns};".encode()
+                )
+    return digest.hexdigest()[:16]
+
+
+def _digest(items: Sequence[Item]) -> str:
+    told = [[i.id, i.reference, i.group, dict(i.row)] for i in items]
+    return hashlib.sha256(
+        json.dumps(told, sort_keys=True, default=str).encode("utf-8", "backslashreplace")
+    ).hexdigest()[:16]
+
+
+def _shown(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if name else str(value)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, default=str) + "\n").encode()
+
+
+def _warn_of_twins(found: Sequence[Evaluated]) -> None:
+    """Two models that say the same are probably one; so are outputs that are all empty. The checks tell, in their own words."""
+    results = read_results({one.name: one.file for one in found})
+    for check in (llmguard.models_give_different_results, llmguard.accuracy_is_not_from_empty_outputs):
+        for finding in check(results):
+            _log.warning("%s", finding.message)
