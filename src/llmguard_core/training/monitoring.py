@@ -142,7 +142,8 @@ def png(records: Sequence[Mapping[str, Any]], path: Path | str) -> Path | None:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5))
+    figure.subplots_adjust(hspace=0.35)
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for name, colour in zip(names, COLOURS, strict=False):
             points = series(records, name)

@@ -12,9 +12,9 @@ from typing import Literal, TypeVar
 import torch
 
 from llmguard_core.errors import OutOfMemory
-from llmguard_core.training.evidence import empty_cache
+from llmguard_core.training.evidence import described_memory, empty_cache
 
-__all__ = ["classify", "halving", "is_oom"]
+__all__ = ["classify", "halving", "is_oom", "one_clear_error"]
 
 Result = TypeVar("Result")
 
@@ -87,6 +87,29 @@ def halving(
         if size <= 1:
             raise (explain or _plain)(failure)
         size //= 2
+
+
+def one_clear_error(what: str, work: Callable[[], Result]) -> Result:
+    """The result of `work()`; of an out of memory, one error that is raised when everything that was held is gone.
+
+    Raises:
+        OutOfMemory: there was no memory for it; says how much there is.
+    """
+    failure = ""
+    try:
+        return work()
+    except OutOfMemory:
+        raise
+    except Exception as error:
+        if not is_oom(error):
+            raise
+        failure = f"{type(error).__name__}: {error}"
+        traceback.clear_frames(error.__traceback__)
+    _release()
+    raise OutOfMemory(
+        f"no memory left: {failure}. {described_memory()}", where=what,
+        remedy="Use a smaller dtype, method: lora, gradient_checkpointing, or a device_map over several devices.",
+    )  # fmt: skip
 
 
 def _release() -> None:

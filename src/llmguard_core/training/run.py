@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,16 @@ from transformers import Trainer
 
 from llmguard_core.checkpoints import SaveOnSignal, newest, verify
 from llmguard_core.config import load_config, steps_of
-from llmguard_core.errors import CheckpointError, OutOfMemory
 from llmguard_core.settings import LoraSettings, RunConfig, TrainSettings
 from llmguard_core.training.arguments import arguments, lora_config
-from llmguard_core.training.evidence import described_memory, empty_cache
 from llmguard_core.training.guards import Alarm, Guards, Limits
 from llmguard_core.training.heartbeat import Watchdog
 from llmguard_core.training.monitoring import Monitor, png, read_metrics, svg
-from llmguard_core.training.oom import is_oom
+from llmguard_core.training.oom import one_clear_error
 from llmguard_core.training.samples import sampler
 from llmguard_core.training.trainer import CoreTrainer
 
-__all__ = ["TrainResult", "clear_memory_errors", "finished", "sft", "train"]
+__all__ = ["TrainResult", "finished", "sft", "train"]
 
 _log = logging.getLogger(__name__)
 TOKENIZER = "processing_class" if "processing_class" in Trainer.__init__.__annotations__ else "tokenizer"
@@ -103,24 +100,31 @@ def finish(
     monitor = Monitor(settings.output_dir / "metrics.jsonl", guards)
     guards.on_alarm = monitor.alarm
     watchdog = Watchdog(settings.hang_timeout, ends=True)
-    with clear_memory_errors("training"):
-        trainer = None
-        try:
-            trainer = make([guards, watchdog, monitor, SaveOnSignal()])
-            done = trainer.train(resume_from_checkpoint=resume or None)
-            final = settings.output_dir / "final"
-            trainer.save_model(str(final))
-            if trainer.is_world_process_zero():
-                _plot(monitor.path)
-            metrics = {**_last(trainer.state.log_history), **done.metrics}
-            return TrainResult(
-                done.global_step, metrics, final, False, tuple(guards.alarms), getattr(trainer, "piece", None)
-            )
-        finally:
-            watchdog.stop()
-            guards.release()
-            if trainer is not None:
-                _let_go(trainer)
+    return one_clear_error("training", lambda: _finish(make, settings, resume, (guards, watchdog, monitor)))
+
+
+def _finish(
+    make: Callable[[list[Any]], Any],
+    settings: TrainSettings,
+    resume: bool,
+    watching: tuple[Guards, Watchdog, Monitor],
+) -> TrainResult:
+    guards, watchdog, monitor = watching
+    trainer = None
+    try:
+        trainer = make([guards, watchdog, monitor, SaveOnSignal()])
+        done = trainer.train(resume_from_checkpoint=resume or None)
+        final = settings.output_dir / "final"
+        trainer.save_model(str(final))
+        if trainer.is_world_process_zero():
+            _plot(monitor.path)
+        metrics = {**_last(trainer.state.log_history), **done.metrics}
+        return TrainResult(done.global_step, metrics, final, False, tuple(guards.alarms), trainer.piece)
+    finally:
+        watchdog.stop()
+        guards.release()
+        if trainer is not None:
+            _let_go(trainer)
 
 
 def sft(config: RunConfig | Path | str) -> TrainResult:
@@ -145,8 +149,10 @@ def prepare(run: RunConfig, **encoding: Any) -> tuple[Any, Any]:
 
     m, t, d = run.model, run.train, run.data
     load = load_chat if m.kind == "chat" else load_base
-    with clear_memory_errors(f"loading {m.path}"):
-        loaded = load(m.path, adapter=m.adapter, dtype=m.dtype, device=m.device, device_map=m.device_map)
+    loaded = one_clear_error(
+        f"loading {m.path}",
+        lambda: load(m.path, adapter=m.adapter, dtype=m.dtype, device=m.device, device_map=m.device_map),
+    )
     columns = Columns(d.prompt, d.response, d.messages, d.chosen, d.rejected, d.group)
     told: dict[str, Any] = {
         "train_on": t.train_on,
@@ -184,25 +190,10 @@ def _collator(tokenizer: Any) -> Any:
 
 
 def finished(settings: TrainSettings, planned: int) -> TrainResult | None:
-    """What there is, if the newest whole checkpoint has all the planned steps and the final model is whole.
-
-    Raises:
-        CheckpointError: the state says a step that cannot be.
-    """
-    folder = newest(settings.output_dir)
-    if folder is None:
-        return None
-    try:
-        state = json.loads((folder / "trainer_state.json").read_text("utf-8"))
-        step = state["global_step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        step = None
-    if not isinstance(step, int) or step < 0:
-        raise CheckpointError(
-            f"the state is corrupt: global_step is {step!r}", where=str(folder),
-            remedy="Move this folder away: training resumes from the checkpoint before it.",
-        )  # fmt: skip
-    final = settings.output_dir / "final"
+    """What there is, if the newest whole checkpoint has all the planned steps and the final model is whole."""
+    folder, final = newest(settings.output_dir), settings.output_dir / "final"
+    state = json.loads((folder / "trainer_state.json").read_text("utf-8")) if folder else {"global_step": -1}
+    step = state["global_step"]
     if step < planned or verify(final, resume=False):
         return None
     _log.info(
@@ -211,34 +202,10 @@ def finished(settings: TrainSettings, planned: int) -> TrainResult | None:
     return TrainResult(step, _last(state.get("log_history", [])), final, already_trained=True)
 
 
-@contextlib.contextmanager
-def clear_memory_errors(what: str) -> Iterator[None]:
-    """Turn an out of memory that nothing could recover from into one clear error, raised when all that was held is gone."""
-    failure = ""
-    try:
-        yield
-    except OutOfMemory:
-        raise
-    except Exception as error:
-        if not is_oom(error):
-            raise
-        failure = f"{type(error).__name__}: {error}"
-        import traceback
-
-        traceback.clear_frames(error.__traceback__)
-    if failure:
-        gc.collect()
-        empty_cache()
-        raise OutOfMemory(
-            f"no memory left: {failure}. {described_memory()}", where=what,
-            remedy="Use a smaller dtype, method: lora, gradient_checkpointing, or a device_map over several devices.",
-        )  # fmt: skip
-
-
 def _let_go(trainer: Any) -> None:
     """Cut what a Trainer and its Accelerator hold, so that model, optimizer and gradients die with the caller's own names."""
-    model = trainer.model
-    trainer.accelerator.free_memory()
+    if trainer.model is not None:
+        trainer.model.zero_grad(set_to_none=True)
     trainer.callback_handler.callbacks.clear()
     for held in (trainer, trainer.callback_handler):
         for name in (
@@ -252,10 +219,7 @@ def _let_go(trainer: Any) -> None:
         ):
             if hasattr(held, name):
                 setattr(held, name, None)
-    if model is not None:
-        model.zero_grad(set_to_none=True)
-    gc.collect()
-    empty_cache()
+    trainer.accelerator.free_memory()  # collects garbage and empties the caches
 
 
 def _last(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:

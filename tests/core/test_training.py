@@ -1,0 +1,302 @@
+"""Runs of the core: no split of a batch changes what is learnt, nothing is done twice, and nothing stays behind."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.runs import IGNORED, collate, model, rows, settings
+from support.tiny import byte_level
+
+from llmguard_core.errors import DataRefused, OutOfMemory, TrainingStopped
+from llmguard_core.settings import LoraSettings
+from llmguard_core.training import train
+from llmguard_core.training.oom import one_clear_error
+from llmguard_core.training.trainer import token_losses
+
+UNEVEN = rows(24)
+# peft still asks transformers 5 for the old name
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _no_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than such a run."""
+    monkeypatch.setattr("llmguard_core.training.run.png", lambda records, path: None)
+
+
+def run(
+    folder: Path, seed: int = 0, *, data: Any = UNEVEN, net: Any = None, extra: Any = None, **told: Any
+) -> tuple[Any, Any]:
+    """Train a tiny model; gives it and the result."""
+    net = model(seed) if net is None else net
+    told = {"max_steps": 3, **told}
+    return net, train(net, byte_level(), data, settings(folder, **told), collator=collate, **(extra or {}))
+
+
+def distance(one: Any, other: Any) -> float:
+    """The largest difference of two models' parameters."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def same(one: Any, other: Any, start: Any = None) -> bool:
+    """Whether two models trained from one start (default: `model()`) went the same way, up to rounding."""
+    return distance(one, other) < 1e-4 * distance(one, start or model())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run whose batch is not accumulated: SGD, so that the weights say what the gradients were."""
+    return run(
+        tmp_path_factory.mktemp("whole"), batch_size=8, optimizer="sgd", learning_rate=1e-2, grad_clip=50.0
+    )[0]
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(1, 8), (2, 4), (4, 2)])
+def test_accumulation_learns_what_one_big_batch_learns(
+    whole: Any, tmp_path: Path, batch: int, accumulation: int
+) -> None:
+    """Rows of one to thirteen words: each supervised token counts alike, in whatever micro-batch it is."""
+    split, _ = run(
+        tmp_path,
+        batch_size=batch,
+        accumulation=accumulation,
+        optimizer="sgd",
+        learning_rate=1e-2,
+        grad_clip=50.0,
+    )
+    assert same(split, whole)
+
+
+def test_a_mean_of_means_learns_something_else() -> None:
+    """The witness: on the same uneven rows the mean of the micro-batches' means has another gradient than the mean over tokens."""
+    batch = UNEVEN[:8]
+    one, other = model(), model()
+    total, count = token_losses(one(**_inputs(batch)).logits, collate(batch)["labels"])
+    (total / count).backward()
+    for each in batch:
+        total, count = token_losses(other(**_inputs([each])).logits, collate([each])["labels"])
+        (total / count / len(batch)).backward()
+    pairs = [(a.grad, b.grad) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
+    assert max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs) > 0.1
+
+
+def _inputs(batch: Any) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in collate(batch).items() if k != "labels"}
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "GPTNeoX", "Mistral", "Phi"])
+def test_accumulation_is_exact_for_other_families(tmp_path: Path, kind: str) -> None:
+    """The loss is computed from logits, so that it asks nothing of the model."""
+    nets = [model(kind=kind) for _ in range(2)]
+    for net, (batch, accumulation) in zip(nets, [(8, 1), (2, 4)], strict=True):
+        told = {
+            "max_steps": 1,
+            "batch_size": batch,
+            "accumulation": accumulation,
+            "optimizer": "sgd",
+            "learning_rate": 1e-2,
+            "grad_clip": 50.0,
+        }
+        run(tmp_path / str(batch), net=net, **told)
+    assert same(*nets, model(kind=kind))
+
+
+def test_the_last_accumulation_may_be_shorter(tmp_path: Path) -> None:
+    """Twenty-two rows in steps of 2 x 4: the rest of the epoch is six rows, in whatever split."""
+    nets = [
+        run(
+            tmp_path / str(b),
+            data=UNEVEN[:22],
+            batch_size=b,
+            accumulation=8 // b,
+            epochs=1.0,
+            max_steps=None,
+            optimizer="sgd",
+            learning_rate=1e-2,
+        )[0]
+        for b in (2, 8)
+    ]
+    assert same(*nets)
+
+
+def test_the_logged_loss_is_the_mean_over_the_steps_tokens(tmp_path: Path) -> None:
+    """The first logged loss is that of the untrained model on the whole batch, in nats a token."""
+    run(tmp_path, data=UNEVEN[:8], batch_size=2, accumulation=4, max_steps=1)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    with torch.no_grad():
+        total, count = token_losses(model()(**_inputs(UNEVEN[:8])).logits, collate(UNEVEN[:8])["labels"])
+    assert first["loss"] == pytest.approx(float(total / count), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_validation_loss_is_the_same_for_every_batch_size(tmp_path: Path, size: int) -> None:
+    """A mean over tokens, not over batches."""
+    _, result = run(
+        tmp_path,
+        max_steps=1,
+        learning_rate=1e-8,
+        eval_batch_size=size,
+        eval_steps=1,
+        extra={"validation": UNEVEN[8:19]},
+    )
+    with torch.no_grad():
+        total, count = token_losses(model()(**_inputs(UNEVEN[8:19])).logits, collate(UNEVEN[8:19])["labels"])
+    assert result.metrics["eval_loss"] == pytest.approx(float(total / count), abs=2e-5)
+
+
+def test_a_lora_run_trains_an_adapter_and_saves_it(tmp_path: Path) -> None:
+    """The base is untouched, the adapter is in `final`, and the loss falls."""
+    base = model()
+    before = {k: v.clone() for k, v in base.state_dict().items()}
+    told = {"method": "lora", "max_steps": 60, "learning_rate": 1e-2, "save_steps": 60}
+    _, result = run(tmp_path, net=base, extra={"lora": LoraSettings(rank=8, alpha=16.0)}, **told)
+    assert (result.final / "adapter_model.safetensors").is_file()
+    kept = {k.replace(".base_layer", ""): v for k, v in base.state_dict().items() if "lora_" not in k}
+    assert all(torch.equal(v, kept[k]) for k, v in before.items())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_a_healthy_run_raises_no_alarm_and_is_whole(tmp_path: Path) -> None:
+    """Everything at once: validation, saves, samples; the final model loads, no guard spoke."""
+    from transformers import AutoModelForCausalLM
+
+    from llmguard_core.checkpoints import verify
+
+    told = {"max_steps": 60, "learning_rate": 5e-3, "eval_steps": 20, "sample_steps": 20, "batch_size": 8}
+    net, result = run(tmp_path, extra={"validation": UNEVEN[:6]}, **told)
+    assert (result.steps, result.alarms, result.already_trained) == (60, (), False)
+    assert verify(result.final, resume=False) == []
+    assert distance(AutoModelForCausalLM.from_pretrained(result.final), net) == 0.0
+    assert not (tmp_path / "hang-report.json").exists()
+
+
+def test_steps_that_cannot_be_made_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
+    """No rows, or fewer than one step takes."""
+    with pytest.raises(
+        DataRefused, match=r"3 rows make 0 whole optimizer steps.*8 rows a batch x 4 accumulated = 32"
+    ):
+        run(tmp_path, data=UNEVEN[:3], batch_size=8, accumulation=4)
+    with pytest.raises(DataRefused, match="0 rows"):
+        run(tmp_path, data=[])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_has_its_steps_is_already_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so, and touches no file; with more steps asked for it goes on."""
+    run(tmp_path, save_steps=3)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    caplog.set_level(logging.INFO)
+    net, result = run(tmp_path, seed=1, save_steps=3)
+    assert result.already_trained
+    assert (result.steps, result.final) == (3, tmp_path / "final")
+    assert "already trained: 3 of 3 steps" in caplog.text
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    assert distance(net, model(1)) == 0.0
+    _, more = run(tmp_path, seed=1, save_steps=3, max_steps=5)
+    assert (more.steps, more.already_trained) == (5, False)
+
+
+@pytest.mark.parametrize("step", [-3, "three", None])
+def test_a_state_with_an_impossible_step_is_never_trained_on_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, step: Any
+) -> None:
+    """A checkpoint without a manifest, as transformers writes, whose step is damaged: it is passed over, and the log says why."""
+    run(tmp_path, save_steps=3)
+    (tmp_path / "checkpoint-3" / "manifest.json").unlink()
+    file = tmp_path / "checkpoint-3" / "trainer_state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "global_step": step}))
+    _, result = run(tmp_path, save_steps=3)
+    assert (result.steps, result.already_trained) == (3, False)
+    assert "checkpoint-3" in caplog.text
+    assert "global_step" in caplog.text
+
+
+def test_resuming_ends_where_an_uninterrupted_run_ends(tmp_path: Path) -> None:
+    """Bit for bit on a CPU, with accumulation, in the middle of an epoch."""
+    told = {"batch_size": 2, "accumulation": 2, "save_steps": 3}
+    straight, _ = run(tmp_path / "a", max_steps=8, **told)
+
+    class Stop(Exception):
+        pass
+
+    from transformers import TrainerCallback
+
+    class Cut(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                raise Stop
+
+    with pytest.raises(Stop):
+        run(tmp_path / "b", max_steps=8, extra={"callbacks": [Cut()]}, **told)
+    again, result = run(tmp_path / "b", seed=3, max_steps=8, **told)
+    assert result.steps == 8
+    assert distance(again, straight) == 0.0
+
+
+def test_nothing_stays_alive_after_a_run(tmp_path: Path) -> None:
+    """The model dies with the caller's name for it, and with it optimizer and gradients."""
+    net, _ = run(tmp_path)
+    watched = weakref.ref(net)
+    del net
+    gc.collect()
+    assert watched() is None
+
+
+def test_nothing_stays_alive_after_a_run_that_failed(tmp_path: Path) -> None:
+    """The same after a guard stopped it, once its error is gone."""
+    net = model()
+    with torch.no_grad():
+        next(net.parameters()).fill_(float("nan"))
+    watched = weakref.ref(net)
+    with pytest.raises(TrainingStopped):
+        run(tmp_path, net=net)
+    del net
+    gc.collect()
+    assert watched() is None
+
+
+def test_out_of_memory_outside_of_steps_is_one_clear_error_that_holds_nothing() -> None:
+    """While a model is loaded, say: what was half made is gone when the error is raised."""
+    kept: list[Any] = []
+
+    def load() -> None:
+        half = torch.ones(1000)
+        kept.append(weakref.ref(half))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with pytest.raises(OutOfMemory, match=r"loading m: no memory left.*2\.00 GiB") as caught:
+        one_clear_error("loading m", load)
+    assert kept[0]() is None
+    assert caught.value.__context__ is None
+    with pytest.raises(KeyError):
+        one_clear_error("loading m", lambda: {}["other"])
+
+
+def test_rows_without_a_supervised_token_do_no_harm(tmp_path: Path) -> None:
+    """Their loss is 0, not NaN; as long as the step has others, they change nothing."""
+    mute = [{**r, "labels": [IGNORED] * len(r["labels"])} for r in UNEVEN[:4]]
+    told = {
+        "max_steps": 1,
+        "optimizer": "sgd",
+        "learning_rate": 1e-2,
+        "grad_clip": 50.0,
+        "batch_size": 8,
+        "accumulation": 1,
+    }
+    nets = [
+        run(tmp_path / str(i), data=d, **told)[0]
+        for i, d in enumerate([UNEVEN[4:8] + mute, UNEVEN[4:8] + UNEVEN[4:8]])
+    ]
+    assert same(*nets)
