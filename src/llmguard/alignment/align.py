@@ -180,5 +180,6 @@ def _kinds(
         kinds_of(block, stretches, kind[part], turn[part])
     mask = encoded.columns.get("attention_mask")
     if mask is not None and mask.same_shape(ids):
-        kind[mask.values == 0] = Kind.PAD
+        padding = mask.values == 0
+        kind[padding], turn[padding] = Kind.PAD, -1
     return kind, turn

@@ -16,9 +16,17 @@ from llmguard.ragged import Ints
 
 __all__ = ["Stretches", "kinds_of"]
 
-EDGES = (Kind.RESPONSE, Kind.TERMINATOR, Kind.TAIL, Kind.SEAM)
-ANSWER = (Kind.RESPONSE, Kind.TERMINATOR)
-WHITE = (Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM)
+
+def _of(*kinds: Kind) -> NDArray[np.bool_]:
+    """Whether a kind is one of some: bool [kinds]."""
+    found = np.zeros(len(Kind), dtype=bool)
+    found[[int(k) for k in kinds]] = True
+    return found
+
+
+IS_EDGE = _of(Kind.RESPONSE, Kind.TERMINATOR, Kind.TAIL, Kind.SEAM)
+IS_ANSWER = _of(Kind.RESPONSE, Kind.TERMINATOR)
+IS_WHITE = _of(Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM)
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,14 @@ def _straddling(
 ) -> None:
     """Tokens with a bound within their bytes."""
     before = np.maximum(first - 1, 0)
-    tokens = np.unique(before[(block.starts[before] < bounds) & (bounds < block.ends[before])])
+    tokens = np.unique(before[(first > 0) & (bounds < block.ends[before])])
+    if not len(tokens):
+        return
     last = np.searchsorted(bounds, block.ends[tokens] - 1, side="right") - 1
     start, end = kind[tokens], kinds[last]
-    into = np.isin(end, ANSWER) & (start == Kind.PROMPT)
-    blank_into = np.isin(end, ANSWER) & np.isin(start, WHITE)
-    shared = (start == Kind.BLANK_WITHIN) & np.isin(end, (Kind.TAIL, Kind.PROMPT))
+    into = IS_ANSWER[end] & (start == Kind.PROMPT)
+    blank_into = IS_ANSWER[end] & IS_WHITE[start]
+    shared = (start == Kind.BLANK_WITHIN) & ((end == Kind.TAIL) | (end == Kind.PROMPT))
     kind[tokens[into]] = Kind.STRADDLE
     kind[tokens[blank_into]] = Kind.RESPONSE
     turn[tokens[into | blank_into]] = turns[last][into | blank_into]
@@ -92,6 +102,14 @@ def _blanks(block: Block, bounds: Ints, kinds: Any, kind: Any) -> None:
     if not len(empty):
         return
     starts = block.starts[empty]
-    kind[empty[np.isin(starts, bounds[np.isin(kinds, EDGES)])]] = Kind.SEAM
+    kind[empty[_among(starts, bounds[IS_EDGE[kinds]])]] = Kind.SEAM
     spaces = (kinds[:-1] == Kind.BLANK_BEFORE) & (bounds[:-1] == bounds[1:])
-    kind[empty[np.isin(starts, bounds[:-1][spaces])]] = Kind.BLANK_BEFORE
+    kind[empty[_among(starts, bounds[:-1][spaces])]] = Kind.BLANK_BEFORE
+
+
+def _among(places: Ints, known: Ints) -> NDArray[np.bool_]:
+    """Which places are among known ones (ascending)."""
+    if not len(known):
+        return np.zeros(len(places), dtype=bool)
+    at = np.minimum(np.searchsorted(known, places), len(known) - 1)
+    return np.asarray(known[at] == places)

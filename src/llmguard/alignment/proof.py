@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,17 +68,21 @@ class _Known:
     by_key: dict[int, int] = field(default_factory=dict)
     failures: int = 0
 
-    def learnt(self, key: int, row: bytes, text: bytes) -> int | None:
-        """What stands around a text in a row's bytes; None where the text does not stand in it."""
-        at = row.find(text)
-        if at < 0:
-            self.failures += 1
-            return None
-        found = Around(row[:at], row[at + len(text) :])
-        self.arounds.append(found)
-        self.inner.append(found.inner)
-        self.by_key[key] = len(self.arounds) - 1
-        return self.by_key[key]
+    def index(self, key: int, row: Callable[[], bytes], text: bytes) -> int:
+        """What stands around a text in a row of this key, learnt from its bytes if need be; -1 where that is not known."""
+        if key not in self.by_key and self.failures < PATIENCE:
+            before, found, rest = row().partition(text)
+            if found:
+                self.arounds.append(Around(before, rest))
+                self.inner.append(self.arounds[-1].inner)
+                self.by_key[key] = len(self.arounds) - 1
+            self.failures += not found
+        return self.by_key.get(key, -1)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything stands before the text of some row."""
+        return any(around.before for around in self.arounds)
 
 
 class Prover:
@@ -164,16 +169,20 @@ class Prover:
         extra = (ends - starts)[rows] - np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         bos = getattr(self.targets.tokenizer, "bos_token_id", None)
         begins = block.ids[block.offsets[:-1][rows]] == (-1 if bos is None else bos)
-        found = np.full(len(rows), -1, dtype=np.int64)
-        for i, key in enumerate((extra * 2 + begins).tolist()):
-            if key < 0 or i in bad:
-                continue
-            index = known.by_key.get(key)
-            if index is None and known.failures < PATIENCE:
-                index = known.learnt(key, rows_of_bytes(block, np.array([rows[i]]))[0], texts[i])
-            if index is not None and not texts[i].startswith(known.inner[index]):
-                found[i] = index if len(texts[i]) >= len(known.arounds[index].before) else -1
+        keys, which = np.unique(extra * 2 + begins, return_inverse=True)
+        found = np.array([known.by_key.get(k, -1) for k in keys.tolist()], dtype=np.int64)[which]
+        found[list(bad)] = -2
+        for i in np.flatnonzero((found == -1) & (extra >= 0)).tolist():
+            found[i] = known.index(int(keys[which[i]]), partial(_row, block, rows[i]), texts[i])
+        for i in np.flatnonzero(found >= 0).tolist() if known.begun else ():
+            here = known.arounds[found[i]].before
+            if here and (len(texts[i]) < len(here) or texts[i].startswith(known.inner[found[i]])):
+                found[i] = -2
         return found
+
+
+def _row(block: Block, row: int) -> bytes:
+    return rows_of_bytes(block, np.array([row]))[0]
 
 
 def _differing(block: Block, expected: Sequence[bytes | None]) -> NDArray[np.bool_]:
