@@ -180,16 +180,22 @@ CHECKS: tuple[Entry, ...] = (
     _entry("adapter", "adapter_is_newer_than_its_data", "adapter", "project", bugs="wrong_adapter_path"),
     _entry("adapter", "adapter_keeps_added_tokens", "adapter", "model", "tokenizer"),
     _entry("adapter", "adapter_changes_the_model", "adapter_effect", tier="sentinel", bugs="wrong_adapter_path", room="adapter_effect"),
+    # memory
+    _entry("memory", "training_fits_in_memory", "config", "memory", over="config"),
     # environment
     _entry("environment", "torch_imports_in_time", "environment"),
     _entry("environment", "gpu_is_available", "environment"),
     _entry("environment", "open_file_limit_is_enough", "environment"),
     _entry("environment", "python_is_supported", "environment"),
     _entry("environment", "version_pairs_are_compatible", "environment", room="versions"),
+    _entry("environment", "remote_host_lets_us_in", "remote", room="remote"),
+    _entry("environment", "endpoint_answers", "remote", room="remote"),
     # storage
     _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
     # sentinel
     _entry("sentinel", "base_model_fails_instruction_prompts", "completions", tier="sentinel", bugs="base_model_follows_instructions"),
+    _entry("sentinel", "greedy_generation_repeats_itself", "generations", tier="sentinel", room="batched_generation"),
+    _entry("sentinel", "completions_do_not_depend_on_their_batch", "generations", tier="sentinel", room="batched_generation"),
     # statistics
     _entry("statistics", "result_files_are_readable", "results", over="results", room="results"),
     _entry("statistics", "results_have_no_duplicate_ids", "results", over="results", room="results"),

@@ -38,6 +38,7 @@ WRONG = {
 """Wrong Trainers and the checks that are to say so."""
 FAMILIES = {"template", "tokens", "masking", "collation", "packing", "prompts", "data", "source", "training"}
 CHAT = ("assistant_only",)
+PACKED = ("packed", "padding_free")
 
 RUN = """
 import json, sys
@@ -80,13 +81,13 @@ def audited(folder: Path) -> Callable[[str], Report]:
     }
     jobs = []
     for name, each in evidence.items():
-        for step in ("tokenizer", "trainer"):
+        for step, more in (("tokenizer", ()), ("trainer", ("isolation-trainer",))):
             out = each.collected.folder(step)
             out.mkdir(parents=True)
             spec = {
                 "project": str(folder / f"{name}.toml"),
                 "folder": str(folder),
-                "steps": [step],
+                "steps": [step, *more],
                 "sample": 100,
             }
             (out / "spec.json").write_text(json.dumps(spec), "utf-8")
@@ -128,6 +129,7 @@ def test_right_trainers_raise_no_alarm(audited: Callable[[str], Report], name: s
     }
     assert {"every_prompt_token_is_masked", "ids_match_their_text"} <= ran
     assert "batches_carry_labels" in ran
+    assert ("documents_do_not_see_each_other" in ran) == (name in PACKED)
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from llmguard.checks.tokens_of_rows import evidence_of, first_where, hits, masks_tally, row_hits
-from llmguard.contract import row_check
+from llmguard.contract import Yields, check, row_check
 from llmguard.encoded import Batches, Encoded, as_batches, as_encoded
-from llmguard.findings import Finding, error
+from llmguard.evidence.isolation import as_isolation
+from llmguard.findings import Finding, Where, error
 from llmguard.packing import document_starts
 from llmguard.tally import Tally
 
 __all__ = [
+    "documents_do_not_see_each_other",
     "first_token_of_a_document_is_not_trained",
     "packed_documents_are_told_apart",
     "position_ids_restart_with_each_document",
@@ -164,3 +166,56 @@ def _trained_starts(tally: Tally) -> Iterator[Finding]:
             remedy="set the label of each document's first token to -100",
             evidence=evidence_of(tally["first"]),
         )
+
+
+@check
+def documents_do_not_see_each_other(isolation: Any, train_on: str = "responses") -> Yields:
+    """Changing one document of a packed row leaves the logits of the others as they are.
+
+    Measured, not read off the columns: on a small model of random weights with the user's config class and attention
+    implementation, given the batch as the Trainer hands it over. Restarted `position_ids` alone keep documents apart under one
+    implementation and not under another. Rows of one document are not judged, nor is continued pre-training
+    (`train_on = "all"`), which packs so on purpose. Flash attention runs by transformers' own code around a CPU computation.
+    """
+    told = as_isolation(isolation)
+    found = told.found
+    if train_on == "all" or not found.get("pairs"):
+        return 0
+    if found["seen"]:
+        yield _seen(told.name, found)
+    return int(found["pairs"])
+
+
+def _seen(name: str, found: Mapping[str, Any]) -> Finding:
+    first, flash = found["first"], found.get("flash")
+    apart = " (flash attention keeps them apart)" if flash is not None and not flash["seen"] else ""
+    columns = " and ".join(found["told_by"])
+    return error(
+        Where(what=f"batch {first['batch']} of {name}", row=first["row"]),
+        what=(
+            f"changing document {first['changed']} changes the logits of document {first['watched']} by up to {found['across']:.2g} "
+            f"(its own by {found['own']:.2g}): {found['seen']} of {found['pairs']} pairs of packed documents see each other in "
+            f"{found['model']} with {found['attention']} attention{apart}, although {columns} tells them apart"
+        ),
+        why="each document attends to the unrelated ones before it, which it never sees when the model generates",
+        cause=_cause(found),
+        remedy=(
+            "train padding-free (one row a batch, position_ids, no attention_mask), pass a block-diagonal 4D mask, or use "
+            'attn_implementation="flash_attention_2" with position_ids; then measure again'
+        ),
+        expected="no change",
+        actual=f"{found['across']:.3g}",
+        evidence={k: found[k] for k in ("pairs", "seen", "own", "across", "told_by", "attention", "model")},
+    )
+
+
+def _cause(found: Mapping[str, Any]) -> str:
+    told = set(found["told_by"])
+    if told == {"attention_mask"}:
+        return "a mask that this attention implementation reads otherwise (numbers taken for ones, a boolean mask added to scores)"
+    if "attention_mask" not in told:
+        return (
+            "position_ids restart, and no mask separates the documents: an attention_mask of ones (or several rows a batch) switches "
+            "their detection off, or layers that carry a state run on over the boundary"
+        )
+    return "layers that do not read the mask, such as those that carry a state, run on over the boundary"

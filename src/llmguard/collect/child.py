@@ -7,11 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmguard.collect.batching import collated
 from llmguard.collect.columns import BadRow, plain_row, save_columns
+from llmguard.collect.isolation import Emitted, isolation_of
 from llmguard.collect.user import UserError, load_reference, made, mistake
 from llmguard.evidence.files import read_split
 from llmguard.project import Project, load_project
@@ -35,7 +38,7 @@ class Child:
             self.project = self.project.replaced(**spec["model"])
         self.rows: dict[str, Rows] = {}
         self.features: dict[str, list[Any]] = {}
-        self.tokenizer: Any = None
+        self.emitted: dict[str, Emitted] = {}
 
     def split(self, split: str) -> Rows:
         """A split, read once."""
@@ -158,6 +161,7 @@ def _collate(child: Child) -> dict[str, Any]:
         )
     chosen = list(features[: BATCH * BATCHES])
     batches, failed = collated(collate, chosen, BATCH, child.project.folder, key)
+    child.emitted["collate"] = Emitted([b for b in batches if hasattr(b, "keys")])
     found = [_unbatched(batch, key) for batch in batches]
     rows = [row for batch in found for row in batch]
     index = [number for number, batch in enumerate(found) for _ in batch]
@@ -185,7 +189,22 @@ def _unbatched(batch: Any, key: str) -> list[dict[str, list[int]]]:
 def _trainer(child: Child) -> dict[str, Any]:
     from llmguard.collect.trainer import collect_trainer
 
-    return collect_trainer(child.project, child.out, child.progress)
+    facts, child.emitted["trainer"] = collect_trainer(child.project, child.out, child.progress)
+    return facts
+
+
+def _isolation(child: Child, source: str) -> dict[str, Any]:
+    """Whether documents of the batches of a source see each other."""
+    emitted = child.emitted.get(source)
+    if emitted is None:
+        return {"unmeasured": "there are no batches"}
+    attention = None
+    if source == "collate":
+        from llmguard.collect.declared import declared_attention, declared_config
+
+        emitted = replace(emitted, **declared_config(child.project))
+        attention = declared_attention(child.project)
+    return isolation_of(emitted, attention)
 
 
 STEPS: dict[str, Callable[[Child], dict[str, Any] | None]] = {
@@ -194,6 +213,8 @@ STEPS: dict[str, Callable[[Child], dict[str, Any] | None]] = {
     "encode": _encode,
     "collate": _collate,
     "trainer": _trainer,
+    "isolation-collate": partial(_isolation, source="collate"),
+    "isolation-trainer": partial(_isolation, source="trainer"),
 }
 
 

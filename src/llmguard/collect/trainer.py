@@ -9,6 +9,7 @@ from typing import Any
 
 from llmguard.collect.batching import one_by_one
 from llmguard.collect.columns import BadRow, plain_row, save_columns
+from llmguard.collect.isolation import Emitted, handed_over
 from llmguard.collect.user import UserError, load_reference, mistake
 from llmguard.encoded import COLUMNS
 from llmguard.project import Project
@@ -50,8 +51,10 @@ def rows_of_batch(batch: Any) -> list[dict[str, list[int]]]:
     return [plain_row({n: c[i] for n, c in nested.items()}) for i in range(count)]
 
 
-def collect_trainer(project: Project, out: Path, progress: Callable[..., None]) -> dict[str, Any]:
-    """What the Trainer of a project trains on, into `out`; returns its settings.
+def collect_trainer(
+    project: Project, out: Path, progress: Callable[..., None]
+) -> tuple[dict[str, Any], Emitted]:
+    """What the Trainer of a project trains on, into `out`; returns its settings, and its batches as they are.
 
     Raises:
         UserError: it cannot be built, or its loaders fail.
@@ -76,7 +79,18 @@ def collect_trainer(project: Project, out: Path, progress: Callable[..., None]) 
     _save(out / "batches.trainer.npz", train)
     _save(out / "batches.trainer-eval.npz", evaluation)
     _dataset(trainer, out)
-    return {**_facts(trainer), "batch_keys": seen, **failed}
+    return {**_facts(trainer), "batch_keys": seen, **failed}, _emitted(trainer, train)
+
+
+def _emitted(trainer: Any, batches: list[Any]) -> Emitted:
+    """The first batches, with the config of the model and the Trainer's own way to hand it a batch."""
+    config = getattr(getattr(trainer, "model", None), "config", None)
+    return Emitted(
+        [b for b in batches if hasattr(b, "keys")],
+        config,
+        lambda model, batch: handed_over(trainer, model, batch),
+        "" if config is not None else "the Trainer's model has no config",
+    )
 
 
 def _training(trainer: Any, folder: Path, key: str) -> tuple[list[Any], dict[str, Any]]:

@@ -39,11 +39,13 @@ KINDS: dict[str, str] = {
     "generations": "llmguard.evidence.generations",
     "isolation": "llmguard.evidence.isolation",
     "loading": "llmguard.evidence.loading",
+    "memory": "llmguard.evidence.memory",
     "model": "llmguard.evidence.model",
     "overlaps": "llmguard.evidence.overlaps",
     "pipeline": "llmguard.evidence.pipeline",
     "project": "llmguard.evidence.settings",
     "prompts": "llmguard.evidence.prompts",
+    "remote": "llmguard.evidence.remote",
     "results": "llmguard.evidence.results",
     "rows": "llmguard.evidence.rows",
     "sources": "llmguard.evidence.sources",
@@ -63,6 +65,7 @@ SETTINGS: dict[str, Callable[[Any], Any]] = {
     "group": lambda project: project.schema.data.group,
     "kind": lambda project: project.schema.model.kind,
     "max_length": lambda project: project.schema.pipeline.max_length,
+    "temperature": lambda project: project.schema.generation.temperature,
     "smallest_effect": lambda project: project.schema.evaluation.smallest_effect,
     "train_on": lambda project: project.schema.pipeline.train_on,
 }
@@ -197,6 +200,8 @@ class Evidence:
         """Stop what still runs and remove the scratch folder."""
         if "collected" in self.__dict__:
             self.collected.close()
+        if tried := self._known.get(("environment", "")):
+            tried.close()
         if "scratch" in self.__dict__:
             shutil.rmtree(self.scratch, ignore_errors=True)
 

@@ -26,7 +26,7 @@ from typing import Any
 from llmguard.collect.user import UserError, load_reference, mistake
 from llmguard.probe import step
 
-__all__ = ["MAX_NEW_TOKENS", "main", "respond"]
+__all__ = ["MAX_NEW_TOKENS", "called", "main", "respond"]
 
 MAX_NEW_TOKENS = 64
 
@@ -50,7 +50,7 @@ def respond(request: Mapping[str, Any]) -> dict[str, Any]:
         UserError: the user's function, prompts or model cannot be used; says which and how.
     """
     folder = Path(request.get("folder") or Path.cwd())
-    arms = {a["name"]: _called(a, folder) for a in request["arms"] if a.get("callable")}
+    arms = {a["name"]: called(a, folder) for a in request["arms"] if a.get("callable")}
     answer: dict[str, Any] = {"arms": arms, "facts": {}, "load_seconds": 0.0}
     local = [a for a in request["arms"] if not a.get("callable")]
     if local:
@@ -71,12 +71,16 @@ def respond(request: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _called(arm: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The user's own generate function on all prompts at once."""
+def called(arm: Mapping[str, Any], folder: Path, seed: int = 0) -> dict[str, Any]:
+    """The user's own generate function on all prompts at once.
+
+    Raises:
+        UserError: it does not import, fails, or returns something else than a text for each prompt.
+    """
     key = f"[pipeline] generate = {arm['callable']!r}"
     step(key)
     function = load_reference(arm["callable"], folder, key)
-    _seed()
+    _seed(seed)
     started = time.perf_counter()
     try:
         texts = function(list(arm["prompts"]))
@@ -104,12 +108,12 @@ def _shape(value: Any) -> str:
     return f"a list of {len(value)}" + (f" with a {strange} in it" if strange else " texts")
 
 
-def _seed() -> None:
-    """The same draws each time, for a function that samples although it should not."""
-    random.seed(0)
+def _seed(seed: int) -> None:
+    """Known draws, for a function that samples although it should not."""
+    random.seed(seed)
     for name, setter in (("numpy.random", "seed"), ("torch", "manual_seed")):
         if name in sys.modules:
-            getattr(sys.modules[name], setter)(0)
+            getattr(sys.modules[name], setter)(seed)
 
 
 if __name__ == "__main__":
