@@ -12,7 +12,7 @@ from llmguard.configs.config import Config
 from llmguard.configs.places import Claim, claims_of, find
 from llmguard.configs.runs import Run
 
-__all__ = ["Plan", "count_rows", "plan_of"]
+__all__ = ["Plan", "count_rows", "plan_of", "train_files_of"]
 
 _MOST_STEPS = 1e12
 _LINES, _ARRAY = 64_000_000, 4_000_000
@@ -95,10 +95,14 @@ def _is_packed(run: Run) -> bool:
     return run.is_on("packing") or run.keys.get("neat_packing") is True or run.keys.get("streaming") is True
 
 
-def _rows_of_run(config: Config, run: Run) -> tuple[int | None, str]:
+def train_files_of(config: Config, run: Run) -> list[Path]:
+    """The training files of a run: those its config names, else those of the project."""
     files = _own_files(config, run)
-    if files is None or (not files and config.alone):
-        files = list(config.train_files)
+    return list(config.train_files) if files is None or (not files and config.alone) else files
+
+
+def _rows_of_run(config: Config, run: Run) -> tuple[int | None, str]:
+    files = train_files_of(config, run)
     counts = [count_rows(file) for file in files]
     if not counts or any(count is None for count in counts):
         return None, ""

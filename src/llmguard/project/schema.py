@@ -139,11 +139,14 @@ class Environment(Table):
     checkpoint_size: int | str | None = None
     requirements: Paths = []
     sources: Paths = []
-    remote: str | None = None
+    remote: Paths = []
     import_timeout: Annotated[float, Field(gt=0)] = 30.0
     gpu: bool = False
+    gpu_name: str | None = None
+    gpu_count: Annotated[int, Field(gt=0)] | None = None
+    gpu_memory: int | str | None = None
 
-    @field_validator("checkpoint_size")
+    @field_validator("checkpoint_size", "gpu_memory")
     @classmethod
     def _size(cls, value: int | str | None) -> int | None:
         return value if value is None or isinstance(value, int) else parse_size(value)
