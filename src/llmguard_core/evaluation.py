@@ -14,7 +14,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from llmguard.statistics.sets import read_results
 from llmguard_core.checkpoints.folder import write_file
 from llmguard_core.encoding import Encoder
 from llmguard_core.errors import CoreError, DataRefused
+from llmguard_core.fewshot import STOP, FewShot
 from llmguard_core.formats import format_for
 from llmguard_core.generation import generate
 from llmguard_core.locks import Held, locked
@@ -43,10 +44,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to answer: its id, the row that its prompt is built from, the reference it is judged by."""
+    """One thing to answer: its id, the row that its prompt is built from, what is asked in the end, the reference it is judged by."""
 
     id: str
     row: Mapping[str, Any]
+    asked: str
     reference: str
     group: str | None = None
 
@@ -68,6 +70,7 @@ def evaluate(
     out: Path | str,
     metrics: Sequence[str] = ("exact_match",),
     fmt: Any = None,
+    few_shot: FewShot | None = None,
     prompts: Prompts | None = None,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
@@ -82,28 +85,42 @@ def evaluate(
     """Evaluate models by name on items; results are in `out`/NAME.jsonl.
 
     A model is what says where it lies (a `ModelSettings`), or a function without arguments that loads it. Items are rows with a prompt
-    and a response, or messages. `metrics`: the first gives the score, others are columns of their own. `prompts` builds the prompts of
-    some rows (few-shot ones, say) in place of the format. `progress(name, done, of)` is called after each chunk.
+    and a response, or messages. `metrics`: the first gives the score, others are columns of their own. `few_shot` puts examples before
+    what is asked (never an evaluated item) in place of the format, `prompts` builds the prompts of some rows as the caller likes.
+    `progress(name, done, of)` is called after each chunk.
 
     Raises:
         DataRefused: no items, items without a prompt or reference, ids that repeat; a file that holds results of another evaluation.
         CoreError: a model is still resident after its turn, MODEL_PATH would make all models one, or another process writes the file.
     """
     told = items_of(items, id=id, group=group)
+    if few_shot:
+        few_shot = replace(few_shot, never=(*few_shot.never, *(item.asked for item in told)))
+        stop = [*stop, STOP]
     settings = {
         "metrics": list(metrics), "max_new_tokens": max_new_tokens, "temperature": temperature, "stop": list(stop),
-        "seed": seed, "format": _shown(fmt), "prompts": _shown(prompts), "items": len(told), "digest": _digest(told),
+        "seed": seed, "format": _shown(fmt), "few_shot": _hashed(repr(few_shot)) if few_shot else None,
+        "prompts": _shown(prompts), "items": len(told), "digest": _hashed(repr(told)),
     }  # fmt: skip
     for metric in metrics:
         judge("", "", metric)  # an unknown one is told before a model is loaded
     _one_path(models)
 
     def answer(loaded: Any, some: Sequence[Item]) -> Iterator[dict[str, Any]]:
+        encoder = (
+            None
+            if few_shot or prompts
+            else Encoder(loaded.tokenizer, format_for(loaded.tokenizer, fmt, loaded.kind))
+        )
         rows = [item.row for item in some]
-        built = prompts(loaded, rows) if prompts else _encoder(loaded, fmt).prompts(rows)
+        built: Sequence[Any] = encoder.prompts(rows) if encoder else []
+        if prompts:
+            built = prompts(loaded, rows)
+        elif few_shot:
+            built = [few_shot.prompt(item.asked) for item in some]
         outputs = generate(
             loaded, built, max_new_tokens=max_new_tokens, temperature=temperature, stop=stop,
-            batch_size=batch_size, seed=seed, fmt=None if prompts else _encoder(loaded, fmt).fmt,
+            batch_size=batch_size, seed=seed, fmt=encoder.fmt if encoder else None,
         )  # fmt: skip
         yield from (_record(item, output, metrics, group) for item, output in zip(some, outputs, strict=True))
 
@@ -131,7 +148,7 @@ def items_of(rows: Sequence[Mapping[str, Any]], *, id: str = "id", group: str | 
                 remedy="Give rows with a prompt and a response, or messages that end with the reference answer.",
             )
         shared = str(row[group]) if group and row.get(group) is not None else None
-        found.append(Item(str(row.get(id, number)), row, turns[-1].content, shared))
+        found.append(Item(str(row.get(id, number)), row, turns[-2].content, turns[-1].content, shared))
     repeated = len(found) - len({item.id for item in found})
     if not found or repeated:
         raise DataRefused(
@@ -247,10 +264,6 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
-def _encoder(loaded: Any, fmt: Any) -> Encoder:
-    return Encoder(loaded.tokenizer, format_for(loaded.tokenizer, fmt, loaded.kind))
-
-
 # ---- what was done before
 
 
@@ -296,22 +309,13 @@ def _source(model: Any) -> dict[str, Any]:
 
 
 def _fingerprint(places: Sequence[str | None]) -> str:
-    digest = hashlib.sha256()
-    for place in places:
-        for file in sorted(Path(place).rglob("*")) if place and Path(place).is_dir() else []:
-            if file.is_file():
-                status = file.stat()
-                digest.update(
-                    f"{file.relative_to(str(place))}:{status.st_size}:{status.st_mtime_ns};".encode()
-                )
-    return digest.hexdigest()[:16]
+    folders = [Path(place) for place in places if place and Path(place).is_dir()]
+    files = [(f, f.stat()) for folder in folders for f in sorted(folder.rglob("*")) if f.is_file()]
+    return _hashed(repr([(f.name, status.st_size, status.st_mtime_ns) for f, status in files]))
 
 
-def _digest(items: Sequence[Item]) -> str:
-    told = [[i.id, i.reference, i.group, dict(i.row)] for i in items]
-    return hashlib.sha256(
-        json.dumps(told, sort_keys=True, default=str).encode("utf-8", "backslashreplace")
-    ).hexdigest()[:16]
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def _shown(value: Any) -> Any:

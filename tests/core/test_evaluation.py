@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from llmguard_core import evaluation
 from llmguard_core.compare import compare
 from llmguard_core.errors import CoreError, DataRefused
 from llmguard_core.evaluation import evaluate, items_of
+from llmguard_core.fewshot import POOL, STOP, Example, FewShot
 from llmguard_core.locks import locked
 
 ITEMS = [
@@ -31,15 +32,6 @@ ITEMS = [
     for i in range(9)
 ]
 Factory = Callable[[], Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Models this small spend their time waiting for a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -330,6 +322,32 @@ def test_the_caller_s_own_prompts_are_used(models: Models, tmp_path: Path) -> No
     assert seen == [i["id"] for i in ITEMS]
     assert progress == [("base", 9, 9)]
     assert [r["output"] for r in lines(own.file)] != [r["output"] for r in lines(plain.file)]
+
+
+def test_few_shot_prompts_never_hold_an_evaluated_item(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EV-02: a pool that holds the evaluated items themselves; none of them is ever shown, and outputs stop at a blank line."""
+    real, seen = evaluation.generate, []
+
+    def spied(loaded: Any, prompts: Any, **more: Any) -> Any:
+        seen.extend(prompts)
+        assert STOP in more["stop"]
+        return real(loaded, prompts, **more)
+
+    monkeypatch.setattr(evaluation, "generate", spied)
+    pool = [*POOL, *(Example("fact", i["prompt"], i["response"]) for i in ITEMS)]
+    evaluate({"base": models(1)}, ITEMS, out=tmp_path, few_shot=FewShot(pool, shots=(2, 2)), max_new_tokens=4)
+    assert [p.endswith(f"{i['prompt']}\n") for p, i in zip(seen, ITEMS, strict=True)] == [True] * len(ITEMS)
+    assert not any(i["response"] in p for p in seen for i in ITEMS)
+    with pytest.raises(DataRefused, match=r"settings\.few_shot"):
+        evaluate(
+            {"base": models(1)},
+            ITEMS,
+            out=tmp_path,
+            few_shot=FewShot(pool, seed=1, shots=(2, 2)),
+            max_new_tokens=4,
+        )
 
 
 def test_items_come_from_messages_and_from_columns() -> None:
