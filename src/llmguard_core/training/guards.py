@@ -56,8 +56,8 @@ class Limits:
     trend_steps: int = 100
     """After so many steps, and at each doubling, the loss must have a falling trend."""
     significance: float = 0.05
-    gradient: float = 20.0
-    """A gradient norm over the median of those before."""
+    gradient: float = 10.0
+    """A gradient norm over the largest of the fifty logged before."""
     growth: int = 1 << 20
     """Bytes a step by which memory may grow, over `trend_steps` steps."""
     patience: int | None = None
@@ -211,7 +211,7 @@ class Guards(TrainerCallback):  # type: ignore[misc]  # transformers ships no ty
         step = state.global_step + 1
         masked = (
             " (the log would have shown it as 0.0: logging_nan_inf_filter was on)"
-            if self._masked and kind in ("nan", "inf")
+            if self._masked and kind in ("nan", "inf", "gradient")
             else ""
         )
         dataset = getattr(more.get("train_dataloader"), "dataset", None)
@@ -310,15 +310,10 @@ class Guards(TrainerCallback):  # type: ignore[misc]  # transformers ships no ty
             )
         if norm is None or not math.isfinite(norm):
             return
-        usual = median(self._norms) if len(self._norms) >= 10 else math.inf
-        if norm > self.limits.gradient * usual > 0:
-            self._tell(
-                state.global_step,
-                "gradient norm",
-                f"the gradient norm is {norm:.4g}, usually {usual:.4g}",
-                norm=norm,
-                usual=usual,
-            )
+        largest = max(self._norms) if len(self._norms) >= 10 else math.inf
+        if norm > self.limits.gradient * largest > 0:
+            what = f"the gradient norm is {norm:.4g}, the largest of the {len(self._norms)} logged before {largest:.4g}"
+            self._tell(state.global_step, "gradient norm", what, norm=norm, largest=largest)
         self._norms.append(norm)
 
     def on_evaluate(
