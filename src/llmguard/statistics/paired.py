@@ -26,7 +26,7 @@ from llmguard.statistics.power import (
     stats_library,
 )
 
-__all__ = ["Comparison", "compare", "decide"]
+__all__ = ["Comparison", "bonett_price", "compare", "decide"]
 
 DIFFERENT, TOO_SMALL, EQUIVALENT = "different", "too small to call", "equivalent"
 UNDECIDED, NOTHING = "undecided", "nothing to compare"
@@ -158,7 +158,7 @@ def _tested(c: Comparison, difference: Floats, groups: Groups, seed: int) -> Com
             c, test="randomisation over groups", p_value=p, interval=c.resampled if enough else None
         )
     if c.binary:
-        return replace(c, test="McNemar exact", p_value=wins, interval=_bonett_price(c))
+        return replace(c, test="McNemar exact", p_value=wins, interval=bonett_price(c))
     if float(np.ptp(difference)) <= 1e-12 * float(np.abs(difference).max()):
         return replace(
             c, test="sign test", p_value=wins
@@ -173,7 +173,7 @@ def _tested(c: Comparison, difference: Floats, groups: Groups, seed: int) -> Com
     return replace(c, test="paired t", p_value=float(found.pvalue), others=others, interval=interval)
 
 
-def _bonett_price(c: Comparison) -> Interval:
+def bonett_price(c: Comparison) -> Interval:
     """Of a difference of paired rates (Bonett and Price 2012): Wald's, with one more pair of each kind that differs."""
     n = c.n + 2
     won, lost = (c.only_second + 1) / n, (c.only_first + 1) / n
