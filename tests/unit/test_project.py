@@ -142,3 +142,13 @@ def test_hub_ids_are_told_from_paths(tmp_path: Path, text: str, path: bool) -> N
     """A name that is no folder here is a hub id where it may be one, also without an owner; else a path from the file's folder."""
     project = load_project(write(tmp_path, f'[model]\npath = "{text}"\n'), environ={})
     assert (project.model_path != text or text.startswith("/")) is path
+
+
+def test_a_folder_stands_for_its_project_file(tmp_path: Path) -> None:
+    """As `audit(folder)` promises; a folder without one says which file is missing."""
+    with pytest.raises(ProjectError, match=r"llmguard\.toml.*\n.*No such file"):
+        load_project(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[tool.llmguard.model]\nkind = "base"\n', "utf-8")
+    assert load_project(tmp_path).schema.model.kind == "base"
+    (tmp_path / "llmguard.toml").write_text('[model]\nkind = "chat"\n', "utf-8")
+    assert load_project(tmp_path).schema.model.kind == "chat"

@@ -46,12 +46,14 @@ def is_project_file(path: Path) -> bool:
 
 
 def load_project(path: Path | str, *, environ: Mapping[str, str] | None = None) -> Project:
-    """Read a project file; `MODEL_PATH` in the environment wins over `[model] path`.
+    """Read a project file, or that of a folder; `MODEL_PATH` in the environment wins over `[model] path`.
 
     Raises:
-        ProjectError: unreadable, no TOML, unknown keys, wrong types: all problems at once.
+        ProjectError: a folder without one, unreadable, no TOML, unknown keys, wrong types: all problems at once.
     """
     file = Path(path)
+    if file.is_dir():
+        file = find_project(file) or file / FILE_NAME
     tables = _read(file)
     try:
         schema = Schema.model_validate(tables)
