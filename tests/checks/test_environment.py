@@ -7,19 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from llmguard import Audit, Finding, Findings, Project, Severity, load_project, probe
+from llmguard import Audit, Finding, Findings, Project, Severity, load_project
 from llmguard.catalogue import CHECKS
 from llmguard.checks.environment import (
-    gpu_is_available,
-    open_file_limit_is_enough,
     python_is_supported,
     torch_imports_in_time,
 )
 from llmguard.checks.torch_import import cause_and_remedy
-from llmguard.errors import EvidenceError, MissingEvidence
 from llmguard.evidence import Evidence
 from llmguard.probe import Failure, ProbeResult, Verdict
-from llmguard.probe.environment import Environment, Folder, Gpu, Torch
+from llmguard.probe.environment import Environment, Folder, Torch
 
 FINE = "class Tensor: pass\n__version__ = '9.9.9'\n"
 NO_SITE_PACKAGES = "import sys\nsys.path[:] = [path for path in sys.path if 'site-packages' not in path]\n"
@@ -223,109 +220,6 @@ def test_signals_have_causes() -> None:
     assert "newer processor" in cause_and_remedy(Torch(_result(Verdict.CRASHED, signal=4)), "/")[0]
     assert "from outside" in cause_and_remedy(Torch(_result(Verdict.CRASHED, signal=9)), "/")[0]
     assert "native libraries" in cause_and_remedy(Torch(_result(Verdict.CRASHED, signal=11)), "/")[0]
-
-
-CUDA = """
-class version:
-    cuda = "12.4"
-    hip = None
-class _Product:
-    def __matmul__(self, other): return self
-    def __getitem__(self, key): return self
-    def item(self): return {product}
-def ones(*shape, device): return _Product()
-class cuda:
-    is_available = staticmethod(lambda: {count} > 0)
-    device_count = staticmethod(lambda: {count})
-    get_device_name = staticmethod(lambda number: "Fake GPU")
-    @staticmethod
-    def init():
-        {init}
-"""
-
-
-def _gpu_world(tmp_path: Path, count: int = 1, product: float = 64.0, init: str = "pass") -> Environment:
-    text = FINE + CUDA.format(count=count, product=product, init=init)
-    folder, environ = _world(tmp_path, torch=text)
-    return Environment(folder, gpu=True, import_timeout=1.0, environ=environ)
-
-
-def test_a_working_gpu_passes(tmp_path: Path) -> None:
-    """Found, and 64 is 64."""
-    assert gpu_is_available(_gpu_world(tmp_path)) == []
-
-
-@pytest.mark.parametrize(
-    ("world", "words"),
-    [
-        ({"count": 0}, ("device count 0", "a container without it")),
-        ({"init": "raise RuntimeError('Found no NVIDIA driver on your system.')"}, ("no NVIDIA driver", "--gpus")),
-        ({"init": "raise RuntimeError('The NVIDIA driver on your system is too old')"}, ("older than the CUDA version",)),
-        ({"init": "raise RuntimeError('CUDA error: no kernel image is available')"}, ("this generation of GPUs",)),
-        ({"init": "raise RuntimeError('CUDA error: out of memory')"}, ("another process holds the memory",)),
-        ({"init": "import time; time.sleep(1e6)"}, ("no progress for 1.", "a driver that is stuck")),
-        ({"product": 63.5}, ("Fake GPU gives 63.5", "64.0")),
-    ],
-    ids=["none", "no-driver", "old-driver", "no-kernel", "out-of-memory", "hangs", "wrong"],
-)  # fmt: skip
-def test_a_gpu_that_does_not_work_is_named(
-    tmp_path: Path, world: dict[str, object], words: tuple[str, ...]
-) -> None:
-    """A missing GPU, a driver that hangs and one that calculates wrongly are different things."""
-    found = _only(gpu_is_available(_gpu_world(tmp_path, **world)))  # type: ignore[arg-type]  # by name
-    assert found.severity is Severity.ERROR
-    assert [word for word in words if word not in found.message] == [], found.message
-
-
-def test_a_build_for_the_processor_is_no_build_for_a_gpu() -> None:
-    """Nothing is started on the GPU then."""
-    cpu = _given(torch=Torch(_result(), version="2.13.0+cpu", file="/x/torch/__init__.py", tensor=True))
-    found = _only(gpu_is_available(cpu))
-    assert "torch 2.13.0+cpu is built without CUDA" in found.message
-    assert "uses_gpu" not in cpu.__dict__
-    rocm = _given(
-        torch=Torch(_result(), tensor=True, hip="6.2"), uses_gpu=Gpu(_result(), True, 1, ("MI300",), "", 64.0)
-    )
-    assert gpu_is_available(rocm) == []
-
-
-def test_a_gpu_nobody_asked_for_is_not_looked_at() -> None:
-    """Skipped with the line to add; skipped with the check that tells why where torch is broken."""
-    with pytest.raises(MissingEvidence, match="gpu = true"):
-        gpu_is_available(Environment("/project"))
-    with pytest.raises(EvidenceError, match="torch_imports_in_time"):
-        gpu_is_available(_given(torch=Torch(_result(Verdict.HUNG))))
-
-
-@pytest.mark.parametrize(
-    ("limits", "severity"),
-    [
-        ((1024, 4096), None),
-        ((-1, -1), None),
-        ((1_048_576, 1_048_576), None),
-        ((1000, 4096), Severity.WARNING),
-        ((64, -1), Severity.ERROR),
-    ],
-)
-def test_few_open_files_are_told(limits: tuple[int, int], severity: Severity | None) -> None:
-    """A low limit is a warning, a hopeless one an error."""
-    found = open_file_limit_is_enough(_given(open_files=limits))
-    assert [finding.severity for finding in found] == ([severity] if severity else [])
-    if limits == (1000, 4096):
-        assert "run `ulimit -n 4096`" in found[0].remedy
-
-
-def test_the_limit_is_the_one_in_force(tmp_path: Path) -> None:
-    """Seen from within a process that was really limited."""
-    code = (
-        "from llmguard.checks.environment import open_file_limit_is_enough\n"
-        "from llmguard.probe.environment import Environment\n"
-        "report([str(finding.message) for finding in open_file_limit_is_enough(Environment('/'))])"
-    )
-    told = probe.run(code, timeout=60, limits=probe.Limits(open_files=64))
-    assert told.ok, told
-    assert len(told.payload) == 1
-    assert "may have 64 files open" in told.payload[0]
 
 
 @pytest.mark.parametrize(

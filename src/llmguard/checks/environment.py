@@ -1,4 +1,4 @@
-"""Environment: torch imports and finds its GPU, limits have room, versions fit each other."""
+"""Environment: torch imports, in time and from the library; the interpreter is one that it is released for."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING
 
 from llmguard.checks.torch_import import cause_and_remedy, place_of
 from llmguard.contract import Yields, check
-from llmguard.errors import EvidenceError, MissingEvidence
 from llmguard.findings import Finding, Where, error, note, warning
 
 if TYPE_CHECKING:
-    from llmguard.probe.environment import Environment, Gpu, Torch
+    from llmguard.probe.environment import Environment, Torch
 
-__all__ = ["gpu_is_available", "open_file_limit_is_enough", "python_is_supported", "torch_imports_in_time"]
+__all__ = ["python_is_supported", "torch_imports_in_time"]
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
-ENOUGH_FILES, TOO_FEW_FILES = 1024, 256
-"""Every worker of a loader and every shard of a data set holds files open; below the second number a run has no chance."""
 _STOPS = "nothing that trains or evaluates can start"
 
 
@@ -108,7 +105,7 @@ def _aftermath(environment: Environment, found: Torch) -> Iterator[Finding]:
     if result.seconds > environment.import_timeout:
         yield warning(
             where,
-            what=f"importing torch took {result.seconds:.0f} s for {result.observed.imports:,} modules",
+            what=f"importing torch took {result.seconds:.0f} s for {result.observed.imports:,} modules{_warm(environment)}",
             why="every process of a run pays this: each worker, each rank, each restart",
             cause="a virtual environment on a slow or cold network volume",
             remedy="move the environment to a local disk; raise `[environment] import_timeout` if this is normal here",
@@ -117,115 +114,10 @@ def _aftermath(environment: Environment, found: Torch) -> Iterator[Finding]:
         )
 
 
-@check
-def gpu_is_available(environment: Environment) -> Yields:
-    """Where the project asks for a GPU, torch is built for one, finds it, and multiplies two matrices on it.
-
-    Raises:
-        MissingEvidence: the project does not ask for a GPU.
-        EvidenceError: torch does not import; another check says why.
-    """
-    if not environment.gpu:
-        raise MissingEvidence(
-            "gpu", "add `[environment] gpu = true` to llmguard.toml to have the GPU checked"
-        )
-    if not environment.torch.result.ok:
-        raise EvidenceError("gpu", "torch does not import", told_by="torch_imports_in_time")
-    if not (environment.torch.cuda or environment.torch.hip):
-        yield _built_for_cpu(environment.torch)
-        return 1
-    found = environment.uses_gpu
-    if not found.result.ok:
-        yield _gpu_hangs(found)
-    elif found.why or not found.count:
-        yield _no_gpu(found)
-    elif found.product != 64.0:
-        yield _wrong_product(found)
-    return 1
-
-
-def _built_for_cpu(found: Torch) -> Finding:
-    return error(
-        Where(found.file),
-        what=f"torch {found.version} is built without CUDA and ROCm, and the project asks for a GPU",
-        why="training falls back to the processor and takes weeks, or stops at the first .cuda()",
-        cause="a wheel of the CPU index, or a constraint that picked it",
-        remedy="reinstall torch with the command of pytorch.org for this machine's CUDA",
-        expected="a build for CUDA or ROCm",
-        actual=f"torch {found.version}",
-    )
-
-
-def _gpu_hangs(found: Gpu) -> Finding:
-    return error(
-        Where(what="GPU"),
-        what=found.result.explain(),
-        why="the run would hang at its first use of the GPU, for hours and without a message",
-        cause="a driver that is stuck (nvidia-smi may look healthy all the same), or another process that holds the device",
-        remedy="look at `dmesg | grep -i xid`; restart the container or the machine, then check again",
-        evidence=found.result.to_json(),
-    )
-
-
-def _no_gpu(found: Gpu) -> Finding:
-    return error(
-        Where(what="GPU"),
-        what=f"torch finds no GPU that it can use: {found.why or 'device count 0'}",
-        why="training falls back to the processor and takes weeks, or stops at the first .cuda()",
-        cause=_why_no_gpu(found.why),
-        remedy="compare `nvidia-smi` with the CUDA version of torch, and look at CUDA_VISIBLE_DEVICES",
-        expected="a GPU",
-        actual=f"available {found.available}, count {found.count}",
-    )
-
-
-def _why_no_gpu(text: str) -> str:
-    lower = text.lower()
-    if "driver" in lower and "old" in lower:
-        return "the driver is older than the CUDA version that torch was built for"
-    if "no nvidia driver" in lower or "libcuda" in lower:
-        return "no driver in this container: it was started without `--gpus`, or the machine has no GPU"
-    if "out of memory" in lower:
-        return "another process holds the memory of the GPU"
-    if "no kernel image" in lower:
-        return "this build of torch has no code for this generation of GPUs"
-    return "no GPU in this machine, a container without it, or a CUDA_VISIBLE_DEVICES that hides it"
-
-
-def _wrong_product(found: Gpu) -> Finding:
-    return error(
-        Where(what="GPU"),
-        what=f"{found.names[0]} gives {found.product} for an element of a product that is 64.0",
-        why="whatever is trained or evaluated on it is wrong, without a message",
-        cause="a defective GPU or memory",
-        remedy="take the machine back; run the vendor's diagnosis (`dcgmi diag -r 3`)",
-        expected="64.0",
-        actual=str(found.product),
-    )
-
-
-@check
-def open_file_limit_is_enough(environment: Environment) -> Yields:
-    """A process may have as many files open as loaders, shards and downloads need."""
-    soft, hard = environment.open_files
-    if soft != -1 and soft < ENOUGH_FILES:
-        made = error if soft < TOO_FEW_FILES and environment.torch_needed_by else warning
-        may, wanted = f"to {hard:,}", min(hard, 4 * ENOUGH_FILES)
-        if hard == -1:
-            may, wanted = "without bound", 4 * ENOUGH_FILES
-        yield made(
-            Where(what="ulimit -n"),
-            what=f"a process may have {soft:,} files open",
-            why=(
-                "loader workers, shards and downloads hold files open; "
-                "runs end with `Too many open files` or `received 0 items of ancdata`"
-            ),
-            cause="the default of the shell, the container or the job scheduler",
-            remedy=f"run `ulimit -n {wanted}` before the run: it may be raised {may}",
-            expected=f"at least {ENOUGH_FILES:,}",
-            actual=f"{soft:,}",
-        )
-    return 1
+def _warm(environment: Environment) -> str:
+    """What a second import takes: when that is quick, it is the disk and not the modules."""
+    again = environment.torch_again.result
+    return f", and {again.seconds:.1f} s when it was imported again" if again.ok else ""
 
 
 @check
@@ -248,8 +140,6 @@ def python_is_supported(environment: Environment) -> Yields:
 
 for _check, _unit in (
     (torch_imports_in_time, "imports"),
-    (gpu_is_available, "devices"),
-    (open_file_limit_is_enough, "limits"),
     (python_is_supported, "interpreters"),
 ):
     _check.unit = _unit

@@ -20,7 +20,10 @@ def provide(evidence: Evidence, target: str) -> Environment:
         folder=str(project.folder),
         torch_needed_by=_needed_by(project),
         torch_wanted_by="[model] path" if project.model_path else "",
-        gpu=wanted.gpu,
+        gpu=wanted.gpu or bool(wanted.gpu_name or wanted.gpu_count or wanted.gpu_memory),
+        gpu_name=wanted.gpu_name or "",
+        gpu_count=wanted.gpu_count,
+        gpu_memory=wanted.gpu_memory if isinstance(wanted.gpu_memory, int) else None,
         import_timeout=wanted.import_timeout,
         folders=_folders(project),
         checkpoint_size=wanted.checkpoint_size if isinstance(wanted.checkpoint_size, int) else None,
@@ -29,8 +32,10 @@ def provide(evidence: Evidence, target: str) -> Environment:
 
 def _needed_by(project: Project) -> str:
     """The first key of the project file that cannot do without torch, as it is written there."""
-    if project.schema.environment.gpu:
-        return "[environment] gpu"
+    wanted = project.schema.environment
+    for name in ("gpu", "gpu_name", "gpu_count", "gpu_memory"):
+        if getattr(wanted, name):
+            return f"[environment] {name}"
     for name in NEEDS_TORCH:
         if getattr(project.schema.pipeline, name):
             return f"[pipeline] {name}"

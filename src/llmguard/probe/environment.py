@@ -1,4 +1,8 @@
-"""Evidence of the machine: what a run needs of it, and what it says when it is tried in a probe."""
+"""Evidence of the machine: what a run needs of it, and what it says when it is tried in probes.
+
+Each part (`torch`, `driver`, `writings` …) is found out once, when it is first asked for. `begin` starts those that checks
+will ask for, all at once: a preflight then takes as long as its slowest part, and a part that hangs delays no other.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,18 @@ import importlib.metadata
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
-from llmguard.probe.launch import run
-from llmguard.probe.limits import Limits, MiB
+from llmguard.probe import driver, meeting, places, torch_probes
+from llmguard.probe.early import EARLY, GPU_PARTS, Later
+from llmguard.probe.host import Host
+from llmguard.probe.launch import Probe, run
+from llmguard.probe.limits import MiB
+from llmguard.probe.machine import Computing, Driver, Folder, Gpu, Meeting, Places, Query, Torch, Writing
 from llmguard.probe.result import ProbeResult
 
 __all__ = ["Environment", "Folder", "Gpu", "Torch", "Writing"]
@@ -27,106 +36,22 @@ LIBRARIES = (
     "lm-eval", "flash-attn", "triton", "torchvision", "torchaudio",
 )  # fmt: skip
 
-_IMPORT = """
-import sys
-folder = sys.argv[1]
-def beside(trace=None, *files):
-    homes = {folder, f"{folder}/torch", *(f"{folder}/{name}" for name in list(sys.modules) if "." not in name)}
-    files = [*files, *(getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))]
-    while trace:
-        files.append(trace.tb_frame.f_code.co_filename)
-        trace = trace.tb_next
-    return sorted({file for file in files if file.rpartition("/")[0] in homes})
-try:
-    import torch
-except BaseException as why:
-    report({"beside": beside(why.__traceback__, getattr(why, "filename", None) or "")})
-    raise
-built = getattr(torch, "version", None)
-report({
-    "version": str(getattr(torch, "__version__", "")), "file": getattr(torch, "__file__", None) or "",
-    "path": [str(part) for part in getattr(torch, "__path__", [])], "beside": beside(), "tensor": hasattr(torch, "Tensor"),
-    "cuda": getattr(built, "cuda", None) or "", "hip": getattr(built, "hip", None) or "",
-})
-"""
-
-_GPU = """
-import torch
-found = {"available": torch.cuda.is_available(), "count": 0, "names": [], "why": "", "product": None}
-try:
-    torch.cuda.init()
-    found["count"] = torch.cuda.device_count()
-    found["names"] = [torch.cuda.get_device_name(number) for number in range(found["count"])]
-    one = torch.ones(64, 64, device="cuda")
-    found["product"] = float((one @ one)[0, 0].item())
-except BaseException as why:
-    found["why"] = f"{type(why).__name__}: {why}"
-report(found)
-"""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder that the run writes to: `key` of the project file, its path (never touched by this process)."""
-
-    key: str
-    path: str
-
-
-@dataclass(frozen=True)
-class Torch:
-    """What importing torch came to. `beside` are modules that were loaded from the project's own folder meanwhile."""
-
-    result: ProbeResult
-    version: str = ""
-    file: str = ""
-    path: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-    tensor: bool = False
-    cuda: str = ""
-    hip: str = ""
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is no torch at all."""
-        failure = self.result.failure
-        return failure is not None and failure.kind == "ModuleNotFoundError" and failure.name == "torch"
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """What the first use of a GPU came to; `product` is an element of a product of two 64 x 64 matrices of ones."""
-
-    result: ProbeResult
-    available: bool = False
-    count: int = 0
-    names: tuple[str, ...] = ()
-    why: str = ""
-    product: float | None = None
-
-
-@dataclass(frozen=True)
-class Writing:
-    """What writing to a folder came to; `told` is empty where the probe did not come to its end (see `writing`)."""
-
-    folder: Folder
-    result: ProbeResult
-    told: Mapping[str, Any]
-    left: str = ""
-
 
 @dataclass(frozen=True)
 class Environment:
     """What a run needs of its machine; what the machine says is found out on first use and once.
 
     `torch_needed_by` is the key of the project file without which torch could be missing, `torch_wanted_by` one that will want
-    it later. Sizes are bytes. `installed` may be given in the place of what is installed (names normalised).
+    it later. Sizes are bytes, times seconds. `environ` is laid over the environment of this process.
     """
 
     folder: str
     torch_needed_by: str = ""
     torch_wanted_by: str = ""
     gpu: bool = False
+    gpu_name: str = ""
+    gpu_count: int | None = None
+    gpu_memory: int | None = None
     import_timeout: float = 30.0
     hard_timeout: float = HARD_TIMEOUT
     folders: tuple[Folder, ...] = ()
@@ -135,43 +60,137 @@ class Environment:
     environ: Mapping[str, str | None] = field(default_factory=dict)
     offline: bool = field(default_factory=lambda: _on("HF_HUB_OFFLINE") or _on("TRANSFORMERS_OFFLINE"))
     python: tuple[int, int] = field(default_factory=lambda: (sys.version_info[0], sys.version_info[1]))
+    driver_timeout: float = 30.0
+    query_timeout: float = 15.0
+    quick_timeout: float = 10.0
+    host: Host = field(default_factory=Host)
+    now: Callable[[], float] = time.time
+
+    # -- early and late
+
+    def begin(self, checks: Iterable[str]) -> None:
+        """Start what these checks will ask for, and come back at once; what is started is never started again."""
+        parts = dict.fromkeys(part for check in checks for part in EARLY.get(check, ()))
+        for part in parts:
+            if part in self._early or part in self.__dict__ or (part in GPU_PARTS and not self.asks_gpu):
+                continue
+            if part == "writings":
+                self._early[part] = Later(self._write_all)
+            elif part not in ("uses_gpu", "computes") or self.gpu:
+                self._early[part] = self._started(part)
+
+    def close(self) -> None:
+        """End what was started and never asked for."""
+        while self._early:
+            _, left = self._early.popitem()
+            if isinstance(left, Probe):
+                left.cancel()
+
+    @cached_property
+    def _early(self) -> dict[str, Probe | Later]:
+        return {}
+
+    def _started(self, part: str) -> Probe:
+        calm = {"no_progress": self.import_timeout, "timeout": self.hard_timeout}
+        made: dict[str, Callable[[], Probe]] = {
+            "torch": lambda: torch_probes.start_import(self.folder, self.environ, **calm),
+            "uses_gpu": lambda: torch_probes.start_cuda(self.environ, **calm),
+            "computes": lambda: torch_probes.start_computing(self.environ, **calm),
+            "driver": lambda: driver.start_driver(self.environ, timeout=self.driver_timeout),
+            "query": lambda: driver.start_query(self.environ, timeout=self.query_timeout),
+            "places": lambda: places.start_places(
+                self._scratch, dict(self.environ), timeout=self.quick_timeout
+            ),
+            "meeting": lambda: meeting.start_meeting(self.environ, timeout=self.quick_timeout),
+        }
+        return made[part]()
+
+    def _told(self, part: str) -> ProbeResult:
+        """The result of a part's probe, which is started now where it was not before."""
+        early = self._early.pop(part, None)
+        running = early if isinstance(early, Probe) else self._started(part)
+        try:
+            return running.wait()
+        except BaseException:  # Ctrl-C, or a test's own timeout: end the tree, then let it through
+            running.cancel()
+            raise
+
+    # -- torch and GPUs
+
+    @cached_property
+    def asks_gpu(self) -> bool:
+        """Whether there is a reason to look for an NVIDIA GPU: the project wants one, or there is a trace of one."""
+        return self.gpu or self.host.has_nvidia
 
     @cached_property
     def torch(self) -> Torch:
         """Import torch in a probe, with the project's folder first on the path, as it is for the user's own code."""
-        result = run(
-            _IMPORT,
-            [self.folder],
-            timeout=self.hard_timeout,
-            no_progress=self.import_timeout,
-            computing_is_progress=False,
-            limits=Limits.for_import(),
-            sys_path=[self.folder],
-            env=self.environ,
-            hide_gpus=True,
-            what="import of torch",
-        )
-        told = result.payload or {}
-        return Torch(result, **{name: _frozen(value) for name, value in told.items()})
+        return torch_probes.torch_of(self._told("torch"))
+
+    @cached_property
+    def torch_again(self) -> Torch:
+        """Import it once more: what the first time has read from the disk is in memory now."""
+        return torch_probes.torch_of(self._told("torch"))
+
+    @cached_property
+    def driver(self) -> Driver:
+        """Start the CUDA driver without torch."""
+        return driver.driver_of(self._told("driver"))
+
+    @cached_property
+    def query(self) -> Query:
+        """Ask nvidia-smi."""
+        return driver.query_of(self._told("query"))
+
+    def ask_again(self) -> Query:
+        """Ask nvidia-smi once more, for what changes by itself."""
+        return driver.query_of(self._told("query"))
 
     @cached_property
     def uses_gpu(self) -> Gpu:
-        """Start the GPU and multiply two matrices on it, in a probe that is asked to end before it is killed."""
-        result = run(
-            _GPU,
-            timeout=self.hard_timeout,
-            no_progress=self.import_timeout,
-            computing_is_progress=False,
-            kill_grace=5.0,
-            env=self.environ,
-            what="first use of the GPU",
-        )
-        told = result.payload or {}
-        return Gpu(result, **{name: _frozen(value) for name, value in told.items()})
+        """Let torch start CUDA and name its devices."""
+        return torch_probes.gpu_of(self._told("uses_gpu"))
+
+    @cached_property
+    def computes(self) -> Computing:
+        """Multiply two small matrices on each visible GPU."""
+        return torch_probes.computing_of(self._told("computes"))
+
+    # -- folders, names, ports
+
+    def variable(self, name: str) -> str:
+        """A variable of the environment that the run will have, "" where it is not set."""
+        return (self.environ[name] if name in self.environ else os.environ.get(name)) or ""
+
+    @cached_property
+    def _scratch(self) -> list[tuple[str, str]]:
+        """Folders for scratch files and compiled code, by the variable that moves them."""
+        home = self.variable("HOME")
+        default = {"TMPDIR": "/tmp"}
+        if home:
+            default |= {"XDG_CACHE_HOME": f"{home}/.cache", "TRITON_CACHE_DIR": f"{home}/.triton/cache"}
+        named = {name: self.variable(name) for name in (*default, "TORCHINDUCTOR_CACHE_DIR")}
+        return [(name, path) for name, path in {**default, **{k: v for k, v in named.items() if v}}.items()]
+
+    @cached_property
+    def places(self) -> Places:
+        """Try the folders for scratch files and compiled code, and look for a compiler."""
+        return places.places_of(self._told("places"), self._scratch)
+
+    @cached_property
+    def meeting(self) -> Meeting:
+        """Whether the processes of one run would find each other here."""
+        return meeting.meeting_of(self._told("meeting"))
 
     @cached_property
     def writings(self) -> tuple[Writing, ...]:
-        """Write to each of the folders, one after the other: they may share a disk."""
+        """Write to each of the folders."""
+        early = self._early.pop("writings", None)
+        found: tuple[Writing, ...] = early.result() if isinstance(early, Later) else self._write_all()
+        return found
+
+    def _write_all(self) -> tuple[Writing, ...]:
+        """One after the other: they may share a disk."""
         return tuple(self._write(folder) for folder in self.folders)
 
     def _write(self, folder: Folder) -> Writing:
@@ -191,13 +210,27 @@ class Environment:
         left = str(told.get("left", "")) if told else _clean(folder.path, name, self.import_timeout)
         return Writing(folder, result, told, left)
 
+    # -- limits and versions
+
     @cached_property
     def open_files(self) -> tuple[int, int]:
         """How many files a process may have open: the limit in force, and the one that it may be raised to; -1 is none."""
-        import resource
+        return _limit("NOFILE")
 
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return tuple(-1 if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))  # type: ignore[return-value]  # two of them
+    @cached_property
+    def user_processes(self) -> tuple[int, int]:
+        """How many threads this user may have on the machine; -1 is none, also for root, whom it does not bind."""
+        return (-1, -1) if os.geteuid() == 0 else _limit("NPROC")
+
+    @cached_property
+    def locked_memory(self) -> tuple[int, int]:
+        """How many bytes a process may lock in memory; -1 is none."""
+        return _limit("MEMLOCK")
+
+    @cached_property
+    def installed_at(self) -> float:
+        """When this library was installed, by the time of its file, seconds since 1970: the clock cannot be before that."""
+        return Path(__file__).stat().st_mtime
 
     @cached_property
     def installed(self) -> dict[str, str]:
@@ -244,8 +277,11 @@ def _json(value: object) -> str:
     return json.dumps(value)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _limit(name: str) -> tuple[int, int]:
+    import resource
+
+    soft, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
+    return tuple(-1 if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))  # type: ignore[return-value]  # two of them
 
 
 def _on(name: str) -> bool:
