@@ -32,6 +32,7 @@ from llmguard.statistics.sets import as_results, read_results
 
 Row = dict[str, Any]
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
+NAN = float("nan")
 
 
 def rows(right: Sequence[float] | Sequence[bool], **more: Sequence[Any]) -> list[Row]:
@@ -607,3 +608,99 @@ def test_files_are_read_by_name(tmp_path: Path) -> None:
     written(tmp_path, {"base": rows([True, False])})
     found = read_results({"base": tmp_path / "base.jsonl"})
     assert found.sets[0].scores.tolist() == [1.0, 0.0]
+
+
+# what a small change of a check would break
+
+
+def test_every_check_says_how_many_rows_it_looked_at() -> None:
+    """All rows of all sets; of pairs, the items compared."""
+    sets = as_results(two(40, 10, 5, 6))
+    every = (
+        result_files_are_readable, results_have_no_duplicate_ids, scores_are_finite, accuracy_is_not_from_empty_outputs,
+        result_sets_cover_the_same_items, result_sets_use_the_same_measure, models_give_different_results,
+    )  # fmt: skip
+    assert [check(sets).looked_at for check in every] == [80] * 7
+    assert evaluation_can_detect_the_smallest_effect(sets).looked_at == 40
+    assert evaluation_can_detect_the_smallest_effect(as_results({"a": rows([True] * 9)})).looked_at == 9
+
+
+def test_examples_are_few_and_counts_are_whole(tmp_path: Path) -> None:
+    """Thirty bad rows: all counted, five shown."""
+    bad = scores_are_finite(as_results({"a": scored([float("nan")] * 30)}))
+    assert "30 of 30 scores" in bad[0].message
+    assert len(bad[0].evidence["rows"]) == 5
+    broken = read_results({"a": written(tmp_path, {"a": "{\n" * 30}).with_name("a.jsonl")})
+    assert len(result_files_are_readable(broken)[0].evidence["problems"]) == 5
+    twice = results_have_no_duplicate_ids(as_results({"a": scored([1.0] * 30) * 2}))
+    assert len(twice[0].evidence["ids"]) == 5
+
+
+def test_a_file_without_any_id_is_told_once() -> None:
+    """By the check on columns, and not again by the one on repeated ids."""
+    nameless = as_results({"a": [{"correct": True}] * 3})
+    assert not results_have_no_duplicate_ids(nameless)
+    assert severities(result_files_are_readable(nameless)) == [ERROR]
+
+
+def test_the_common_items_of_unlike_sets_are_told_with_their_means() -> None:
+    """What can be compared until both are whole; unknown where there is nothing in common or no score in it."""
+    unlike = result_sets_cover_the_same_items(
+        as_results({"a": scored([1.0, 0.0, 1.0]), "b": scored([0.0, 0.0])})
+    )
+    assert unlike[0].evidence["means_of_the_common"] == [0.5, 0.0]
+    nothing = {"a": scored([float("nan")] * 2), "b": [{"id": "q0", "score": None}]}
+    assert result_sets_cover_the_same_items(as_results(nothing))[0].evidence["means_of_the_common"] == [
+        None,
+        None,
+    ]
+    apart = {"a": scored([1.0]), "b": [{"id": "z", "score": 1.0}]}
+    assert result_sets_cover_the_same_items(as_results(apart))[0].evidence["means_of_the_common"] == [
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [
+        (1.0, 100.0, [ERROR]),
+        (0.5, 10.5, [ERROR]),
+        (1.0, 2.0, []),
+        (1.0, 10.0, []),
+        (1.5, 80.0, []),
+        (0.0, 80.0, []),
+        (NAN, 80.0, []),
+    ],
+)
+def test_scales_differ_from_shares_to_per_cent(a: float, b: float, told: list[Severity]) -> None:
+    """A share beside per cent; ratings of which one model earned the lowest, a model that earned nothing, no scores: no scale."""
+    found = result_sets_use_the_same_measure(as_results({"a": scored([0.0, a]), "b": scored([0.0, b])}))
+    assert severities(found) == told
+
+
+def test_a_set_without_a_score_has_no_scale() -> None:
+    """Others tell that it has none."""
+    hopeless = {"a": [{"id": 1, "score": None}], "b": scored([80.0])}
+    assert not result_sets_use_the_same_measure(as_results(hopeless))
+
+
+def test_twenty_same_outputs_are_enough() -> None:
+    """From twenty items on it is an error; outputs of one side alone are not compared with nothing."""
+    right = [i % 2 == 0 for i in range(20)]
+    same = rows(right, output=[str(i) for i in range(20)])
+    assert severities(models_give_different_results(as_results({"a": same, "b": same}))) == [ERROR]
+    found = models_give_different_results(as_results({"a": same, "b": rows(right)}))
+    assert [f.evidence["same"] for f in found] == ["scores"]
+
+
+def test_exactly_the_items_needed_are_enough() -> None:
+    """665 items, 133 of them discordant, show five points; and four scores have a standard error."""
+    assert not evaluation_can_detect_the_smallest_effect(as_results(two(665, 300, 66, 67)))
+    assert severities(evaluation_can_detect_the_smallest_effect(as_results(two(660, 300, 66, 66)))) == [
+        WARNING
+    ]
+    pytest.importorskip("statsmodels")
+    found = evaluation_can_detect_the_smallest_effect(as_results({"a": scored([0.1, 0.5, 0.3, 0.8])}))
+    assert found[0].evidence["standard_error"] == pytest.approx(0.149, abs=1e-3)
+    assert found[1].evidence["needed"] > 100

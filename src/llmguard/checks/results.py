@@ -25,6 +25,9 @@ __all__ = [
 SHOWN = 5
 ENOUGH = 20  # items from which models that never differ are no coincidence
 FEW = 5  # items below which a share says little
+RATING = (
+    10  # scores up to it may be ratings of which one model got the lowest only; beyond it they are per cent
+)
 MUCH, SOME = 0.5, 0.1  # shares of items without an answer: the score is about that; worth knowing
 WHY_PAIRS = "models are compared item by item: what only one of them was asked moves its mean and says nothing of the model"
 
@@ -167,12 +170,15 @@ def _unlike(first: ResultSet, second: ResultSet, a: set[Any], b: set[Any]) -> Fi
 
 @check
 def result_sets_use_the_same_measure(results: Results) -> Yields:
-    """All result sets are scored in the same column and on the same scale."""
+    """All result sets are scored in the same column and on the same scale.
+
+    Cannot see: shares beside ratings up to ten, for a model may earn only the lowest rating.
+    """
     found = as_results(results)
     sets = [one for one in found.sets if one.score_column and np.isfinite(one.scores).any()]
     for first, second in Results(sets).pairs:
         largest = [float(np.nanmax(np.abs(one.scores))) for one in (first, second)]
-        scales = min(largest) <= 1 and max(largest) > 2
+        scales = 0 < min(largest) <= 1 and max(largest) > RATING
         if scales or first.score_column != second.score_column:
             yield (error if scales else warning)(
                 second.where(column=second.score_column),
