@@ -32,7 +32,8 @@ class Alignment:
 
     `kind`: uint8 [tokens], of `Kind`; `turn`: int16 [tokens], the assistant turn or -1; `status`: uint8 [rows], of `Status`;
     `responses`: int16 [rows], assistant turns in the source row; `lost`: for each row the contents that are not in its ids;
-    `runs_on`, `ended_otherwise`: bool [rows], see `Placed`.
+    `runs_on`, `ended_otherwise`: bool [rows], see `Placed`. `proved`: bool [rows], rows that hold exactly their rendered text and
+    were compared at once; other rows may do so too, and were searched one by one.
     """
 
     kind: NDArray[np.uint8]
@@ -44,6 +45,7 @@ class Alignment:
     ended_otherwise: NDArray[np.bool_]
     vocabulary: Vocabulary
     terminator: bytes
+    proved: NDArray[np.bool_]
 
     @property
     def matched(self) -> NDArray[np.bool_]:
@@ -130,7 +132,7 @@ def _blocks_of(encoded: Encoded, vocabulary: Vocabulary, rows: Ints) -> Iterator
 def _assembled(encoded: Encoded, proved: Sequence[Proved], placer: Placer, terminator: bytes) -> Alignment:
     count = len(encoded)
     status, responses = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.int16)
-    on, otherwise = np.zeros((2, count), dtype=bool)
+    on, otherwise, at_once = np.zeros((3, count), dtype=bool)
     lost: list[tuple[int, ...]] = [()] * count
     lengths = np.zeros(count, dtype=np.int64)
     for part in proved:
@@ -142,14 +144,13 @@ def _assembled(encoded: Encoded, proved: Sequence[Proved], placer: Placer, termi
     stretches = Stretches.room(lengths)
     ends = [terminator, *placer.targets.ends] if terminator else placer.targets.ends
     for part in proved:
-        responses[part.rows] = part.recipe.answers
+        responses[part.rows], at_once[part.rows] = part.recipe.answers, True
         on[part.rows], otherwise[part.rows] = _proved(part, ends, stretches)
     for row, found in placer.placed.items():
         stretches.put_one(row, found.stretches)
-    kind, turn = _kinds(encoded, placer.targets.vocabulary, stretches)
-    return Alignment(
-        kind, turn, status, responses, lost, on, otherwise, placer.targets.vocabulary, terminator
-    )
+    vocabulary = placer.targets.vocabulary
+    kind, turn = _kinds(encoded, vocabulary, stretches)
+    return Alignment(kind, turn, status, responses, lost, on, otherwise, vocabulary, terminator, at_once)
 
 
 def _proved(

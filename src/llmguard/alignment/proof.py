@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,17 +32,11 @@ PATIENCE = 64
 """Rows of a shape, at most, that are looked through in vain for what may stand around their text."""
 
 
-@dataclass(frozen=True)
-class Around:
-    """What stands around the text of a row. `inner`: beginnings of a text that could be found too early behind `before`."""
+class Around(NamedTuple):
+    """What stands before and behind the text of a row."""
 
     before: bytes
     rest: bytes
-
-    @property
-    def inner(self) -> tuple[bytes, ...]:
-        """The ends of what stands before the text."""
-        return tuple(self.before[i:] for i in range(len(self.before)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,6 @@ class _Known:
 
     recipe: Recipe
     arounds: list[Around] = field(default_factory=list)
-    inner: list[tuple[bytes, ...]] = field(default_factory=list)
     by_key: dict[int, int] = field(default_factory=dict)
     failures: int = 0
 
@@ -74,7 +68,6 @@ class _Known:
             before, found, rest = row().partition(text)
             if found:
                 self.arounds.append(Around(before, rest))
-                self.inner.append(self.arounds[-1].inner)
                 self.by_key[key] = len(self.arounds) - 1
             self.failures += not found
         return self.by_key.get(key, -1)
@@ -175,9 +168,11 @@ class Prover:
         for i in np.flatnonzero((found == -1) & (extra >= 0)).tolist():
             found[i] = known.index(int(keys[which[i]]), partial(_row, block, rows[i]), texts[i])
         for i in np.flatnonzero(found >= 0).tolist() if known.begun else ():
-            here = known.arounds[found[i]].before
-            if here and (len(texts[i]) < len(here) or texts[i].startswith(known.inner[found[i]])):
-                found[i] = -2
+            before = known.arounds[found[i]].before
+            if before and (before + texts[i]).find(texts[i], 0, len(before) + len(texts[i]) - 1) >= 0:
+                found[
+                    i
+                ] = -2  # its text stands there twice, one over the other, and the first is what `place` finds
         return found
 
 
