@@ -24,6 +24,9 @@ __all__ = ["Audit", "audit"]
 NOTHING = "nothing to judge: the project has none of what this check looks at"
 """Why a check is skipped that had its evidence and looked at nothing in it: it must not look green."""
 
+BEYOND_PATHS = frozenset({"environment", "storage"})
+"""Families whose checks touch no path of the project in this process: they run whatever its file systems do."""
+
 COLLECTED = {"batches", "encoded", "loading", "pipeline", "prompts", "template", "tokenizer"}
 """Evidence that comes from child processes."""
 
@@ -69,7 +72,15 @@ class Audit:
 
     def targets(self, entry: Entry) -> list[str]:
         """What a check is repeated over in this project; [''] where it is run once (or will say what is missing)."""
-        return (self.evidence.targets(entry.over) if entry.over else []) or [""]
+        return (self.evidence.targets(entry.over) if entry.over and not self._unreachable(entry) else []) or [
+            ""
+        ]
+
+    def _unreachable(self, entry: Entry) -> str:
+        """Why a check must not touch the project's paths; "" where it may. A read on a dead mount never comes back."""
+        silent = () if entry.family in BEYOND_PATHS else self.evidence.get("mounts").silent
+        names = ", ".join(f"{one.point} ({one.kind} from {one.source})" for one in silent)
+        return f"not looked at: {names} does not answer, see named_paths_answer" if silent else ""
 
     def run(self, entry: Entry, target: str = "") -> CheckResult:
         """Run one check on one target; never raises for anything the project or its data hold."""
@@ -82,6 +93,8 @@ class Audit:
         )  # fmt: skip
 
     def _attempt(self, entry: Entry, target: str) -> tuple[Outcome, str, Findings]:
+        if reason := self._unreachable(entry):
+            return Outcome.SKIPPED, reason, Findings()
         try:
             check = entry.load()
             bound = self.bind(check.parameters, entry, target)

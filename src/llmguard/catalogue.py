@@ -76,6 +76,8 @@ CHECKS: tuple[Entry, ...] = (
     _entry("tokens", "response_ends_with_its_terminator", "encoded", "rows", "tokenizer", over="encoded", bugs="eos_is_never_learnt"),
     _entry("tokens", "control_tokens_are_single_ids", "encoded", "tokenizer", over="encoded", bugs="wrong_end_of_sequence_text"),
     _entry("tokens", "ids_are_in_the_vocabulary", "encoded", "tokenizer", over="encoded"),
+    _entry("tokens", "every_token_id_is_a_number", "encoded", over="encoded"),
+    _entry("tokens", "special_tokens_in_use_are_trained", "encoded", "tokenizer", "model", over="encoded", room="added_tokens"),
     _entry("tokens", "ids_match_their_text", "encoded", "rows", "tokenizer", over="encoded", bugs="text_edited_after_tokenisation paraphrases_with_stale_ids", room="text_of_ids"),
     _entry("tokens", "tokenizer_is_lossless", "rows", "tokenizer", over="rows", room="text_of_ids"),
     _entry("tokens", "prompts_start_with_bos", "prompts", "tokenizer", over="prompts", room="generation"),
@@ -114,6 +116,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("preference", "pairs_do_not_repeat_their_prompt", "rows", over="rows"),
     _entry("preference", "pair_responses_hold_no_control_tokens", "rows", "tokenizer", over="rows"),
     _entry("preference", "pairs_differ_within_max_length", "rows", "tokenizer", "max_length", over="rows"),
+    _entry("preference", "preference_policy_has_no_dropout", "trainer", room="trainer"),
     _entry("preference", "chosen_scores_above_rejected", "rows", over="rows"),
     # prompts
     _entry("prompts", "training_starts_with_the_generation_prompt", "encoded", "prompts", "tokenizer", over="encoded", bugs="trained_in_one_format_tested_in_another evaluation_prompts_styled_unlike_training"),
@@ -131,6 +134,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("data", "text_is_well_formed", "rows", over="rows", room="data_text"),
     _entry("data", "no_placeholder_is_left", "rows", over="rows", bugs="placeholders_left_in_text", room="data_placeholders"),
     _entry("data", "role_markers_are_not_in_the_text", "rows", over="rows", bugs="role_words_in_completion_prompts", room="data_markers"),
+    _entry("data", "encoded_data_are_readable", "prepared", room="pipeline"),
     _entry("data", "encoded_rows_match_the_split", "encoded", "rows", over="encoded", room="pipeline"),
     _entry("data", "responses_are_not_cut", "encoded", "rows", "tokenizer", over="encoded", bugs="sequences_cut_at_256", room="truncation"),
     _entry("data", "rows_fit_max_length", "rows", "tokenizer", "template", "max_length", over="rows", bugs="sequences_cut_at_256", room="truncation"),
@@ -209,6 +213,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("environment", "endpoint_answers", "remote", room="remote"),
     # storage
     _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
+    _entry("storage", "named_paths_answer", "mounts", room="mounts"),
     # sentinel
     _entry("sentinel", "base_model_fails_instruction_prompts", "completions", tier="sentinel", bugs="base_model_follows_instructions"),
     _entry("sentinel", "greedy_generation_repeats_itself", "generations", tier="sentinel", room="batched_generation"),

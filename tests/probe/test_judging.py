@@ -199,7 +199,7 @@ def test_scratch_files_avoid_the_network(kind: str, tmp_path: Path, monkeypatch:
     local.mkdir()
     remote.mkdir()
     table = f"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / {remote} rw - {kind} b rw\n"
-    monkeypatch.setattr(scratch, "_mountinfo", lambda: table)
+    monkeypatch.setattr(scratch, "mountinfo", lambda: table)
     made = scratch.make([str(remote), "relative", str(tmp_path / "missing"), str(local)])
     assert Path(made).parent == local
     with pytest.raises(OSError, match="no local folder"):

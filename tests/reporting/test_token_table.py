@@ -130,6 +130,8 @@ def test_an_audit_tells_the_tokens_of_a_check_without_a_tokenizer(there: bool) -
     def get(kind: str, target: str = "", **_: Any) -> Any:
         if kind == "tokenizer" and not there:
             raise MissingEvidence(kind, "add it")
+        if kind == "mounts":
+            return SimpleNamespace(silent=())
         return tiny.byte_level() if kind == "tokenizer" else object()
 
     project = SimpleNamespace(schema=SimpleNamespace(accept={}))

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["NETWORK", "make", "mount_of", "remove"]
+__all__ = ["NETWORK", "make", "mount_of", "mountinfo", "remove"]
 
 _NETWORKS = (
     "nfs nfs4 cifs smb3 smbfs ceph lustre gpfs beegfs 9p afs glusterfs orangefs pvfs2 virtiofs autofs panfs"
@@ -30,7 +30,7 @@ def mount_of(path: str, mounts: str | None = None) -> tuple[str, str, str]:
     /proc/self/mountinfo.
     """
     best = ("", "", "")
-    for line in (_mountinfo() if mounts is None else mounts).splitlines():
+    for line in (mountinfo() if mounts is None else mounts).splitlines():
         left, _, right = line.partition(" - ")
         fields, kinds = left.split()[4:5], right.split()[:2]
         if not fields or not kinds[1:]:
@@ -75,7 +75,8 @@ def _candidates() -> list[str]:
     return [*named[:3], "/tmp", "/var/tmp", "/dev/shm", named[3]]
 
 
-def _mountinfo() -> str:
+def mountinfo() -> str:
+    """The kernel's table of mounts; empty where there is none."""
     try:
         return Path("/proc/self/mountinfo").read_text("utf-8", "replace")
     except OSError:
