@@ -14,7 +14,7 @@ WORKERS ?= 2
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutants lint bench gpu lab constraints clean
+.PHONY: help demo test soak mutants lint bench gpu lab constraints clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -29,6 +29,9 @@ demo: $(READY)  ## find the bugs of a planted project, pass a clean one
 
 test: $(READY)  ## the whole test suite
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+soak: $(READY)  ## hundreds of crashes, and all else that takes minutes
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m soak $(ARGS)
 
 mutants: $(READY)  ## break each check in small ways: which test goes red
 	@$(BIN)/python ci/mutants.py --workers $(WORKERS) $(ARGS)

@@ -91,7 +91,11 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return module
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "soak" not in str(config.getoption("-m")):
+        reason = "minutes long: asked for by `-m soak` (make soak)"
+        for item in filter(lambda item: item.get_closest_marker("soak"), items):
+            item.add_marker(pytest.mark.skip(reason=reason))
     if not any(_missing(name) for name in OPTIONAL):
         return
     for item in items:

@@ -171,6 +171,7 @@ def hashed(file: Path) -> dict[str, Any]:
 def _publish(folder: Path, final: Path) -> None:
     """Rename; what has the name already goes aside first, where `tidy` finds it again after a crash between the two."""
     if final.exists():
+        flush(final.parent)  # the temporary folder's own name, before anything of worth goes into it
         final.rename(folder.parent / REPLACED)
         flush(folder.parent)
     folder.rename(final)
