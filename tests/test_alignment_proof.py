@@ -142,6 +142,49 @@ def test_ends_that_most_rows_share_end_proved_rows_too(tok: Any) -> None:
     assert not differences(fast, slow)
 
 
+def test_white_space_at_the_edges_of_contents_is_judged_alike_either_way(tok: Any) -> None:
+    """Kept, and trimmed by the template; at either edge of prompts and responses, and all that there is."""
+    edges = ("", "\n", "  ", "\t\n ", "\n\n")
+    rows = as_rows(
+        [{"prompt": f"{a}how many{b}", "response": f"{b}three{a}"} for a in edges for b in edges]
+        + [{"prompt": "how many", "response": "\n"}, {"prompt": " ", "response": "three"}]
+    )
+    trimmed = ChatTemplate(tok, tiny.CHATML.replace("m.content", "(m.content | trim)"))
+    forms: list[Any] = [text_format(name, tok.eos_token) for name in TEXT_FORMATS]
+    for template in (*forms, ChatTemplate(tok, tiny.CHATML), trimmed):
+        for damage in ("none", "a token left out"):
+            encoded = damaged(encoded_in(tok, template, rows), damage, template.name)
+            fast, slow = both_ways(encoded, rows, tok, template)
+            assert not differences(fast, slow), template.name
+            assert fast.proved.any()
+
+
+def test_tokens_of_spaces_are_judged_alike_either_way(tok: Any) -> None:
+    """A prompt that ends with a space, tokenised apart: a token without bytes at the seam, which is no response's."""
+    rows, template = as_rows(QA), text_format("instruction-response-end", tok.eos_token)
+    encoded = as_encoded([encoders.split(tok, template, t).columns() for t in rows.turns if t])
+    fast, slow = both_ways(encoded, rows, tok, template)
+    assert fast.proved.all()
+    assert not differences(fast, slow)
+    empty = vocabulary_of(tok).lengths_of(encoded.input_ids.values) == 0
+    assert set(fast.kind[empty].tolist()) <= {Kind.BLANK_BEFORE, Kind.PROMPT, Kind.SEAM, Kind.RESPONSE}
+    assert (fast.kind[empty] == Kind.BLANK_BEFORE).sum() >= len(QA)
+
+
+def test_a_text_that_stands_in_its_row_twice_is_the_first(tok: Any) -> None:
+    """What stands before other rows stands before this one too, and with it the text starts earlier."""
+    rows = as_rows([*QA, {"prompt": "abab", "response": "abab"}])
+    template = text_format("completion", "")
+    ids = [
+        [*tok("ab", add_special_tokens=False)["input_ids"], *tok(r["prompt"], add_special_tokens=False)["input_ids"],
+         *tok(r["response"], add_special_tokens=False)["input_ids"]]
+        for r in rows.records
+    ]  # fmt: skip
+    fast, slow = both_ways(as_encoded([{"input_ids": i} for i in ids]), rows, tok, template)
+    assert not differences(fast, slow)
+    assert np.flatnonzero(~fast.proved).tolist() == [len(QA)]
+
+
 def test_a_template_that_looks_into_contents_is_asked_for_such_rows() -> None:
     """Thinking that it strips from a response: rows that hold some are rendered, and are what the template makes of them."""
     tok = tiny.chat()
@@ -200,7 +243,10 @@ def test_questions_of_a_template_are_the_texts_that_it_looks_for() -> None:
     assert questions_in("{% for m in %}") is None
 
 
-@given(texts=st.lists(st.text(max_size=12), min_size=1, max_size=6))
+LETTERS = st.one_of(st.characters(), st.sampled_from("a \u2581\u00e9\u0301\0\n"))
+
+
+@given(texts=st.lists(st.text(LETTERS, max_size=12), min_size=1, max_size=6))
 def test_many_texts_are_normalised_as_one_is(texts: list[str]) -> None:
     """In one go or one by one: the same bytes, whatever the characters."""
     from tokenizers import normalizers

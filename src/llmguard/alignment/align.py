@@ -161,10 +161,8 @@ def _proved(
     stop = np.array([end_of_terminator(r, ends) for r in rests], dtype=np.int32)[part.around]
     none = np.zeros((len(part.rows), 1), dtype=np.int32)
     starts = np.hstack((none, part.starts, part.ends[:, None], part.ends[:, None] + stop[:, None]))
-    kinds = np.empty(starts.shape, dtype=np.uint8)
-    kinds[:] = (Kind.PROMPT, *recipe.kinds, Kind.TERMINATOR, Kind.TAIL)
-    kinds[stop == 0, -2] = Kind.TAIL
     last = int(recipe.turns[-1])
+    kinds = (Kind.PROMPT, *recipe.kinds, Kind.TERMINATOR, Kind.TAIL)  # a terminator of no bytes is nowhere
     into.put(part.rows, starts, kinds, (-1, *recipe.turns, last, last))
     on = np.array([runs_on(r, ends) for r in rests], dtype=bool)
     otherwise = np.array([ended_otherwise(r, recipe.behind, ends) for r in rests], dtype=bool)

@@ -46,7 +46,7 @@ class Stretches:
         return cls(offsets, np.zeros(total, np.int32), np.zeros(total, np.uint8), np.zeros(total, np.int16))
 
     def put(self, rows: Ints, starts: Any, kinds: Any, turns: Any) -> None:
-        """Stretches of rows that have equally many of them: starts and kinds [rows, stretches], turns [stretches]."""
+        """Stretches of rows that have the same ones: starts [rows, stretches], kinds and turns [stretches]."""
         at = self.offsets[rows][:, None] + np.arange(starts.shape[1])
         self.starts[at], self.kinds[at], self.turns[at] = starts, kinds, turns
 
