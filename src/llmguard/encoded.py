@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from llmguard.errors import UsageError
 from llmguard.ragged import Ints, Ragged
 
-__all__ = ["IGNORE_INDEX", "Batches", "Encoded", "as_batches", "as_encoded"]
+__all__ = ["IGNORE_INDEX", "MISSING", "Batches", "Encoded", "as_batches", "as_encoded"]
 
 IGNORE_INDEX = -100
 """The label that cross-entropy leaves out (torch.nn.CrossEntropyLoss, `ignore_index`)."""
+
+MISSING = -(2**62)
+"""Stands in a column where a row has None instead of a number: below every id and every label."""
 
 COLUMNS = (
     "input_ids",
@@ -132,7 +135,7 @@ def as_encoded(value: Any, name: str = "encoded") -> Encoded:
     columns = _columns_of(value)
     if "input_ids" not in columns:
         raise UsageError("encoded", sorted(columns), "rows or columns with input_ids")
-    found = {n: Ragged.of(_lists(c)) for n, c in columns.items() if n in COLUMNS}
+    found = {n: _ragged(_lists(c)) for n, c in columns.items() if n in COLUMNS}
     return Encoded(found, np.arange(len(found["input_ids"]), dtype=np.int64), name)
 
 
@@ -152,6 +155,24 @@ def as_batches(value: Any, before: Encoded | None = None) -> Batches:
     index = np.repeat(np.arange(len(batches)), [len(b) for b in batches])
     source = np.arange(len(index)) if before is None else before.source[: len(index)]
     return Batches(Encoded(columns, source, "batches"), index, before)
+
+
+def _ragged(column: Any) -> Ragged:
+    """A column with `MISSING` in the place of None, as `tokenizer.bos_token_id` leaves it where there is none."""
+    if hasattr(column, "combine_chunks"):
+        column = column.combine_chunks()
+    nulls = getattr(getattr(column, "values", None), "null_count", 0)
+    try:
+        return Ragged.of(column.to_pylist() if nulls else column)
+    except (UsageError, TypeError):
+        rows = column.to_pylist() if hasattr(column, "to_pylist") else column
+        if not any(_is_missing(v) for row in rows for v in (row if row is not None else (None,))):
+            raise
+        return Ragged.of([[MISSING if _is_missing(v) else v for v in (row or ())] for row in rows])
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _columns_of(value: Any) -> dict[str, Any]:

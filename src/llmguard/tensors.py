@@ -71,6 +71,14 @@ class Tensor:
         kind, _, exponent = BITS[self.dtype]
         return not bool(((self._raw().view(kind) & kind(exponent)) == exponent).any())
 
+    def rows(self, indices: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Some rows of a matrix of 16 or 32 bits: float32 [len(indices), width] (reads these rows alone)."""
+        kind = BITS[self.dtype][0]
+        values = self._raw().view(kind).reshape(self.shape)[indices]
+        if self.dtype == "BF16":
+            return np.asarray((values.astype(np.uint32) << 16).view(np.float32))
+        return np.asarray(values.view({"F16": np.float16}.get(self.dtype, np.float32)), dtype=np.float32)
+
     def sample(self, size: int = 4096) -> bytes:
         """The first bytes of the values, to tell two files apart."""
         return self._raw()[:size].tobytes()

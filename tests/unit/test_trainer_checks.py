@@ -50,3 +50,23 @@ def test_another_eos_fails_and_an_added_pad_does_not(tiny: Any) -> None:
     assert not check(facts(tokenizer={"eos_token_id": tiny.eos_token_id, "pad_token_id": 77}), tiny)
     assert names(check(facts(tokenizer={"eos_token_id": tiny.eos_token_id + 1}), tiny)) == ["error"]
     assert not check(facts(), tiny)
+
+
+def test_documents_of_packed_rows_are_counted() -> None:
+    """Packing makes one row of several: the documents are what must be as many as the rows of the split."""
+    check = llmguard.trainer_keeps_every_row
+    packed = {"arguments": {"packing": True}}
+    assert names(check(facts(rows=2, documents=7, **packed), ROWS)) == ["warning"]
+    assert not check(facts(rows=2, documents=10, **packed), ROWS)
+    assert not check(facts(rows=2, documents=12, **packed), ROWS)
+    assert check(facts(rows=2, documents=None, **packed), ROWS).looked_at == 0
+
+
+def test_dropout_of_a_preference_policy_warns() -> None:
+    """Log-probabilities under dropout are compared with those of a reference without; other Trainers may drop out."""
+    check = llmguard.preference_policy_has_no_dropout
+    assert names(check(facts(preference=True, dropout=0.1))) == ["warning"]
+    assert not check(facts(preference=True, dropout=0.0))
+    assert check(facts(preference=True)).looked_at == 1
+    assert not check(facts(preference=False, dropout=0.1))
+    assert check(facts(dropout=0.1)).looked_at == 0

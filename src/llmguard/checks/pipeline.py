@@ -7,10 +7,16 @@ from typing import Any
 from llmguard.contract import Yields, check
 from llmguard.encoded import Encoded, as_encoded
 from llmguard.evidence.pipeline import Pipeline
+from llmguard.evidence.prepared import Prepared
 from llmguard.findings import Where, error
 from llmguard.rows import as_rows
 
-__all__ = ["encoded_rows_match_the_split", "labels_are_made", "pipeline_code_runs"]
+__all__ = [
+    "encoded_data_are_readable",
+    "encoded_rows_match_the_split",
+    "labels_are_made",
+    "pipeline_code_runs",
+]
 
 
 @check
@@ -40,6 +46,20 @@ def pipeline_code_runs(pipeline: Pipeline) -> Yields:
             },
         )
     return len(pipeline.outcomes)
+
+
+@check
+def encoded_data_are_readable(prepared: Prepared) -> Yields:
+    """The folder of already tokenised data holds rows with token ids."""
+    if prepared.problem:
+        yield error(
+            Where(file=prepared.folder, key="data.encoded"),
+            what=f"the tokenised data cannot be read: {prepared.problem}",
+            why="what the run would train on is not there, and nothing of it can be checked",
+            cause="a folder that was not saved to its end, another format, or rows without input_ids",
+            remedy="save it again (`dataset.save_to_disk`, JSON Lines or Parquet with a column input_ids)",
+        )
+    return 1
 
 
 @check

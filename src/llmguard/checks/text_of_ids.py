@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +17,7 @@ from llmguard.encoded import Encoded, as_encoded
 from llmguard.findings import Finding, error, note, warning
 from llmguard.rows import Rows, as_rows
 from llmguard.tally import Tally
-from llmguard.vocabulary import vocabulary_of
+from llmguard.vocabulary import METASPACE, squeeze, vocabulary_of
 
 __all__ = [
     "ids_match_their_text",
@@ -22,6 +25,7 @@ __all__ = [
 ]
 
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 LIVE = ("train", "validation", "collate")
 """Rows that the project's `encode` made in this session: they cannot be out of date."""
 
@@ -122,24 +126,53 @@ def _stale(tally: Tally) -> Iterator[Finding]:
 
 @check
 def tokenizer_is_lossless(rows: Any, tokenizer: Any) -> Yields:
-    """Encoding and decoding gives the text of the data back (spaces aside): nothing is dropped, nothing becomes unknown."""
-    source = as_rows(rows)
-    vocabulary = vocabulary_of(tokenizer)
-    chosen = [(r, t.content) for r in range(min(len(source), 500)) for t in source.turns[r] or ()]
+    """Encoding and decoding gives the text of the data back: nothing is dropped, rewritten or becomes unknown.
+
+    White space is not judged here. Unicode has several spellings of one character: a normaliser that chooses one (NFC) loses
+    nothing; one that makes compatible characters alike (NFKC: `²` to `2`) is a note. Texts that are no Unicode are not judged.
+    """
+    source, vocabulary = as_rows(rows), vocabulary_of(tokenizer)
+    turns = [(r, t.content) for r in range(min(len(source), 500)) for t in source.turns[r] or ()]
+    chosen = [(r, text) for r, text in turns if not SURROGATE.search(text)]
     encoded = tokenizer([text for _, text in chosen], add_special_tokens=False)["input_ids"] if chosen else []
-    lost = [
-        (r, text)
-        for (r, text), ids in zip(chosen, encoded, strict=True)
-        if vocabulary.bytes_of(ids) != vocabulary.text_as_bytes(text)
-    ]
+    lost: list[tuple[int, str, str]] = []
+    alike: list[tuple[int, str, str]] = []
+    for (row, text), ids in zip(chosen, encoded, strict=True):
+        back = vocabulary.bytes_of(ids)
+        if back != squeeze(text) and (told := _difference(text, back, vocabulary.metaspace)):
+            (alike if told[0] else lost).append((row, text, told[1]))
     if lost:
-        row, text = lost[0]
+        row, text, what = lost[0]
         yield (warning if len(lost) * 50 > len(chosen) else note)(
             source.where(row),
-            what=f"{len(lost):,} of {len(chosen):,} texts do not come back from their ids ({text[:60]!r} …)",
+            what=f"{len(lost):,} of {len(chosen):,} texts do not come back from their ids ({what} in {text[:60]!r} …)",
             why="what the tokenizer loses cannot be learnt, and cannot be written",
-            cause="a vocabulary without byte fallback, or a normaliser that drops characters",
+            cause="a vocabulary without byte fallback, or a normaliser that drops characters, accents or capitals",
             remedy="look at the characters; replace them in the data or use a tokenizer that keeps them",
-            evidence={"rows": [r for r, _ in lost[:5]]},
+            evidence={"rows": [r for r, *_ in lost[:5]]},
+        )
+    if alike:
+        row, text, what = alike[0]
+        yield note(
+            source.where(row),
+            what=f"{len(alike):,} of {len(chosen):,} texts come back in compatible characters ({what} in {text[:60]!r} …)",
+            why="the model never sees the difference between them, such as that of x² and x2",
+            evidence={"rows": [r for r, *_ in alike[:5]]},
         )
     return len(chosen)
+
+
+def _difference(text: str, back: bytes, metaspace: bool) -> tuple[bool, str] | None:
+    """Whether two texts are compatible and where they first differ; None where they are the same to Unicode, white space aside."""
+    texts = text.replace(METASPACE, " ") if metaspace else text, back.decode("utf-8", "replace")
+    some, other = (_bare(unicodedata.normalize("NFC", t)) for t in texts)
+    if some == other:
+        return None
+    at = len(os.path.commonprefix([some, other]))  # noqa: RUF071  # texts, not paths
+    told = f"{some[at : at + 8]!r} becomes {other[at : at + 8]!r}"
+    some, other = (_bare(unicodedata.normalize("NFKC", t)) for t in texts)
+    return some == other, told
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())

@@ -11,7 +11,7 @@ from llmguard.alignment import Status, align
 from llmguard.checks.tokens_of_rows import evidence_of, first_where, hits, masks_tally, names_of, row_hits
 from llmguard.contract import Yields, check, row_check
 from llmguard.control import SPLIT_CANDIDATES
-from llmguard.encoded import as_encoded
+from llmguard.encoded import MISSING, as_encoded
 from llmguard.findings import Finding, Where, error, warning
 from llmguard.formats import ChatTemplate, Kind
 from llmguard.rows import Rows, as_rows
@@ -20,6 +20,7 @@ from llmguard.vocabulary import squeeze, vocabulary_of
 
 __all__ = [
     "control_tokens_are_single_ids",
+    "every_token_id_is_a_number",
     "ids_are_in_the_vocabulary",
     "response_ends_with_its_terminator",
     "tokenizer_loads",
@@ -154,9 +155,8 @@ def ids_are_in_the_vocabulary(encoded: Any, tokenizer: Any, rows: Any = None) ->
     found = as_encoded(encoded)
     values = found.input_ids.values
     source = as_rows(rows) if rows is not None else None
-    return masks_tally(
-        found, len(found), beyond=hits(found, source, (values < 0) | (values >= len(tokenizer)))
-    )
+    beyond = ((values < 0) | (values >= len(tokenizer))) & (values != MISSING)
+    return masks_tally(found, len(found), beyond=hits(found, source, beyond))
 
 
 @ids_are_in_the_vocabulary.explain
@@ -169,4 +169,26 @@ def _beyond(tally: Tally) -> Iterator[Finding]:
             cause="rows encoded by another tokenizer, or tokens added after the model was resized",
             remedy="encode again with the tokenizer that you train with",
             evidence=evidence_of(tally["beyond"]),
+        )
+
+
+@row_check
+def every_token_id_is_a_number(encoded: Any, rows: Any = None) -> Tally:
+    """No row holds None among its ids, labels or masks."""
+    found = as_encoded(encoded)
+    source = as_rows(rows) if rows is not None else None
+    columns = [c.values == MISSING for c in found.columns.values() if c.same_shape(found.input_ids)]
+    return masks_tally(found, len(found), missing=hits(found, source, np.logical_or.reduce(columns)))
+
+
+@every_token_id_is_a_number.explain
+def _no_number(tally: Tally) -> Iterator[Finding]:
+    if tally["missing"].rows:
+        yield error(
+            first_where(tally["missing"]),
+            what=f"{tally.rate('missing')} hold None in the place of an id, a label or a mask ({tally['missing'].things:,} places)",
+            why="the loader crashes on it, or a work-around puts another token there (bos = eos) that the model then learns",
+            cause="tokenizer.bos_token_id (or eos, sep) of a tokenizer that has none, put before or behind the ids",
+            remedy="add a special token only where the tokenizer has it: `[bos] if bos is not None else []`",
+            evidence=evidence_of(tally["missing"]),
         )

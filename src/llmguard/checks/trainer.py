@@ -10,7 +10,12 @@ from llmguard.findings import Where, error, warning
 from llmguard.project import Project
 from llmguard.rows import as_rows
 
-__all__ = ["trainer_agrees_about_max_length", "trainer_keeps_every_row", "trainer_tokenizer_is_the_projects"]
+__all__ = [
+    "preference_policy_has_no_dropout",
+    "trainer_agrees_about_max_length",
+    "trainer_keeps_every_row",
+    "trainer_tokenizer_is_the_projects",
+]
 
 
 def _where(key: str) -> Where:
@@ -21,13 +26,14 @@ def _where(key: str) -> Where:
 def trainer_keeps_every_row(trainer: Mapping[str, Any], rows: Any) -> Yields:
     """The Trainer trains on as many rows as the split has: none is dropped without a word on the way (a warning).
 
-    Rows that the Trainer evaluates on instead are counted in; packing, which makes one row of several, is not judged, nor is a
-    data set that does not say its length.
+    Rows that the Trainer evaluates on instead are counted in. Of packed rows the documents are counted, where the data set says
+    their lengths. A data set that does not say how long it is is not judged.
     """
     source, count = as_rows(rows), trainer.get("rows")
     held_out = trainer.get("evaluation_rows") or 0
     packed = bool(trainer.get("arguments", {}).get("packing"))
-    if not isinstance(count, int) or packed:
+    count = trainer.get("documents") if packed else count
+    if not isinstance(count, int):
         return 0
     if count < len(source) and count + held_out < len(source):
         yield warning(
@@ -79,4 +85,23 @@ def trainer_tokenizer_is_the_projects(trainer: Mapping[str, Any], tokenizer: Any
                 expected=str(ids[1]),
                 actual=str(ids[0]),
             )
+    return 1
+
+
+@check
+def preference_policy_has_no_dropout(trainer: Mapping[str, Any]) -> Yields:
+    """The model that a preference Trainer compares with its reference has no active dropout (a warning). Other Trainers may have it."""
+    rate = float(trainer.get("dropout") or 0.0)
+    if not trainer.get("preference"):
+        return 0
+    if rate > 0:
+        yield warning(
+            _where("disable_dropout"),
+            what=f"the policy of this preference Trainer has dropout of up to {rate:.2g}, and its reference is evaluated without",
+            why="log-probabilities of policy and reference differ by noise: rewards are not 0 at the first step, and do not repeat",
+            cause="disable_dropout = False, a lora_dropout above 0, or layers that were added after dropout had been disabled",
+            remedy="set disable_dropout = True (TRL's default), or lora_dropout and the model's own rates to 0",
+            expected="0",
+            actual=f"{rate:.2g}",
+        )
     return 1

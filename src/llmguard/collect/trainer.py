@@ -171,9 +171,31 @@ def _facts(trainer: Any) -> dict[str, Any]:
         "evaluation_rows": evaluation,
         "preference": set(_columns(trainer)) >= PAIRED,
         "arguments": arguments,
+        "documents": _documents(getattr(trainer, "train_dataset", None)),
+        "dropout": _dropout(trainer.model),
+        "trains_embeddings": _trains_embeddings(trainer.model),
         "tokenizer": special,
         "model": shape,
     }
+
+
+def _documents(dataset: Any) -> int | None:
+    """Documents of packed rows; None where the data set does not say."""
+    if "seq_lengths" not in (getattr(dataset, "column_names", None) or ()) or not hasattr(dataset, "__len__"):
+        return None
+    return sum(len(lengths) for lengths in dataset["seq_lengths"])
+
+
+def _dropout(model: Any) -> float:
+    """The largest rate of the model's dropout layers."""
+    modules = model.modules() if hasattr(model, "modules") else ()
+    return max((float(m.p) for m in modules if type(m).__name__ == "Dropout"), default=0.0)
+
+
+def _trains_embeddings(model: Any) -> bool | None:
+    """Whether some of the input embedding is trained; None where there is none to be found."""
+    found = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    return None if found is None else any(p.requires_grad for p in found.parameters())
 
 
 def _columns(trainer: Any) -> list[str]:

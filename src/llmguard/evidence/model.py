@@ -57,13 +57,16 @@ class ModelFolder:
         return {**self.config, **(text if isinstance(text, dict) else {})}
 
     @property
+    def embedding(self) -> Tensor | None:
+        """The tensor of the input embedding, where there are safetensors weights."""
+        found = (t for n, t in self.tensors.items() if n.endswith(EMBEDDINGS) and "position" not in n)
+        return next(found, None)
+
+    @property
     def embedding_rows(self) -> int | None:
         """Rows of the input embedding: from its tensor, else from the config's vocab_size."""
-        found = next(
-            (t for n, t in self.tensors.items() if n.endswith(EMBEDDINGS) and "position" not in n), None
-        )
-        if found is not None and found.shape:
-            return found.shape[0]
+        if self.embedding is not None and self.embedding.shape:
+            return self.embedding.shape[0]
         size = self.settings.get("vocab_size")
         return int(size) if isinstance(size, int) else None
 
