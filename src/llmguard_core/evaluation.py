@@ -13,10 +13,10 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -91,7 +91,7 @@ def evaluate(
 
     Raises:
         DataRefused: no items, items without a prompt or reference, ids that repeat; a file that holds results of another evaluation.
-        CoreError: a model is still resident after its turn, MODEL_PATH would make all models one, or another process writes the file.
+        CoreError: a model is still resident after its turn, or another process writes the file.
     """
     told = items_of(items, id=id, group=group)
     if few_shot:
@@ -104,9 +104,8 @@ def evaluate(
     }  # fmt: skip
     for metric in metrics:
         judge("", "", metric)  # an unknown one is told before a model is loaded
-    _one_path(models)
 
-    def answer(loaded: Any, some: Sequence[Item]) -> Iterator[dict[str, Any]]:
+    def answer(loaded: Any, some: Sequence[Item]) -> list[dict[str, Any]]:
         encoder = (
             None
             if few_shot or prompts
@@ -122,12 +121,15 @@ def evaluate(
             loaded, built, max_new_tokens=max_new_tokens, temperature=temperature, stop=stop,
             batch_size=batch_size, seed=seed, fmt=encoder.fmt if encoder else None,
         )  # fmt: skip
-        yield from (_record(item, output, metrics, group) for item, output in zip(some, outputs, strict=True))
+        return [_record(item, output, metrics, group) for item, output in zip(some, outputs, strict=True)]
 
+    environment = len({str(m.path) for m in models.values() if not callable(m)}) < 2
     found = []
     for name, model in models.items():
+        identity = {"name": name, "model": _source(model, environment), "settings": settings}
         report = (lambda done, name=name: progress(name, done, len(told))) if progress else None
-        found.append(_one(name, model, told, Path(out), settings, answer, resume, report))
+        work = _Work(Path(out) / f"{name}.jsonl", identity, told, answer, report)
+        found.append(work.done(_loader(model, environment), resume))
     _warn_of_twins(found)
     return found
 
@@ -161,60 +163,50 @@ def items_of(rows: Sequence[Mapping[str, Any]], *, id: str = "id", group: str | 
     return found
 
 
-def _one_path(models: Mapping[str, Any]) -> None:
-    override = os.environ.get("MODEL_PATH")
-    paths = {str(m.path) for m in models.values() if not callable(m)}
-    if override and len(paths) > 1:
-        raise CoreError(
-            f"MODEL_PATH={override} would stand in for each of {', '.join(sorted(paths))}",
-            where="environment",
-            remedy="Unset MODEL_PATH to evaluate several models: with it, they would all be one.",
-        )
+@dataclass(frozen=True)
+class _Work:
+    """The evaluation of one model: its file, what it is of, the items, how some of them are answered, who is told."""
 
+    file: Path
+    identity: Mapping[str, Any]
+    items: Sequence[Item]
+    answer: Callable[[Any, Sequence[Item]], Iterable[dict[str, Any]]]
+    progress: Callable[[int], object] | None
 
-def _one(
-    name: str, model: Any, items: Sequence[Item], out: Path, settings: Mapping[str, Any],
-    answer: Callable[[Any, Sequence[Item]], Iterator[dict[str, Any]]], resume: bool,
-    progress: Callable[[int], object] | None,
-) -> Evaluated:  # fmt: skip
-    file, identity = (
-        out / f"{name}.jsonl",
-        {"name": name, "model": _source(model), "settings": dict(settings)},
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(out / f".{name}.lock", WAIT):
-            done = _kept(file, identity, resume)
-            rest = [item for item in items if item.id not in done]
-            if rest:
-                write_file(file.with_suffix(".json"), _json({**identity, "complete": False}))
-                _alone(
-                    name, model, lambda loaded: _answer_all(loaded, file, rest, len(items), answer, progress)
-                )
-            told = summary(_records(file))
-            write_file(file.with_suffix(".json"), _json({**identity, "complete": True, "summary": told}))
-    except Held as held:
-        raise CoreError(
-            f"its results are being written: {held}",
-            where=str(file),
-            remedy="Wait for it, or name another folder.",
-        ) from None
-    _log.info("%s: %s", name, told)
-    return Evaluated(name, file, told, len(done))
+    def done(self, load: Load, resume: bool) -> Evaluated:
+        """Do what is left of it."""
+        name, beside = self.file.stem, self.file.with_suffix(".json")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.file.with_name(f".{name}.lock"), WAIT):
+                before = _kept(self.file, self.identity, resume)
+                if len(before) < len(self.items):
+                    write_file(beside, _json({**self.identity, "complete": False}))
+                    _alone(name, load, lambda loaded: self._rest(loaded, before))
+                told = summary(_records(self.file))
+                write_file(beside, _json({**self.identity, "complete": True, "summary": told}))
+        except Held as held:
+            raise CoreError(
+                f"its results are being written: {held}",
+                where=str(self.file),
+                remedy="Wait for it, or name another folder.",
+            ) from None
+        _log.info("%s: %s", name, told)
+        return Evaluated(name, self.file, told, len(before))
 
-
-def _answer_all(
-    loaded: Any, file: Path, items: Sequence[Item], total: int,
-    answer: Callable[[Any, Sequence[Item]], Iterator[dict[str, Any]]], progress: Callable[[int], object] | None,
-) -> None:  # fmt: skip
-    for start in range(0, len(items), CHUNK):
-        lines = [json.dumps(r, ensure_ascii=False) for r in answer(loaded, items[start : start + CHUNK])]
-        with file.open("ab") as opened:
-            opened.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
-            opened.flush()
-            os.fsync(opened.fileno())
-        if progress:
-            progress(total - len(items) + start + len(lines))
+    def _rest(self, loaded: Any, before: set[str]) -> None:
+        rest, done = [item for item in self.items if item.id not in before], len(before)
+        for start in range(0, len(rest), CHUNK):
+            lines = [
+                json.dumps(r, ensure_ascii=False) for r in self.answer(loaded, rest[start : start + CHUNK])
+            ]
+            with self.file.open("ab") as opened:
+                opened.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+                opened.flush()
+                os.fsync(opened.fileno())
+            done += len(lines)
+            if self.progress:
+                self.progress(done)
 
 
 def _record(item: Item, output: str, metrics: Sequence[str], group: str | None) -> dict[str, Any]:
@@ -229,9 +221,9 @@ def _record(item: Item, output: str, metrics: Sequence[str], group: str | None) 
 # ---- one model at a time
 
 
-def _alone(name: str, model: Any, use: Callable[[Any], None]) -> None:
+def _alone(name: str, load: Load, use: Callable[[Any], None]) -> None:
     """Load a model, use it, and prove that nothing of it is left."""
-    loaded = _loaded(model)
+    loaded = load()
     watched = [weakref.ref(loaded.model), weakref.ref(next(loaded.model.parameters()))]
     try:
         use(loaded)
@@ -246,15 +238,19 @@ def _alone(name: str, model: Any, use: Callable[[Any], None]) -> None:
         )
 
 
-def _loaded(model: Any) -> Any:
+def _loader(model: Any, environment: bool) -> Load:
+    """The function that loads a model; MODEL_PATH wins (`environment`) where there is one path that it can stand for."""
     if callable(model):
-        return model()
-    from llmguard_core import loading
+        return cast("Load", model)
 
-    load = loading.load_chat if model.kind == "chat" else loading.load_base
-    return load(
-        model.path, adapter=model.adapter, dtype=model.dtype, device=model.device, device_map=model.device_map
-    )
+    def load() -> Any:
+        from llmguard_core import loading
+
+        how = {n: getattr(model, n) for n in ("adapter", "tokenizer", "dtype", "device", "device_map")}
+        chosen = loading.load_chat if model.kind == "chat" else loading.load_base
+        return chosen(model.path, environment=environment, **how)
+
+    return load
 
 
 def _release() -> None:
@@ -300,12 +296,13 @@ def _records(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
 
 
-def _source(model: Any) -> dict[str, Any]:
+def _source(model: Any, environment: bool) -> dict[str, Any]:
     """What tells one model from another: where it lies, and its files' sizes and times, so that one trained anew is another."""
     if callable(model):
         return {"function": _shown(model)}
     told = {n: _shown(getattr(model, n, None)) for n in ("path", "adapter", "kind", "tokenizer", "dtype")}
-    return {**told, "files": _fingerprint([model.path, model.adapter])}
+    told["path"] = (environment and os.environ.get("MODEL_PATH")) or told["path"]
+    return {**told, "files": _fingerprint([told["path"], told["adapter"]])}
 
 
 def _fingerprint(places: Sequence[str | None]) -> str:

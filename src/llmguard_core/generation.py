@@ -52,7 +52,9 @@ def generate(
     fmt: Format | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[str]:
-    """The completions of some prompts (text, or token ids), in their order; without terminators, cut before a stop text.
+    """The completions of some prompts (text, or token ids), in their order; cut at the first terminator and before a stop text.
+
+    Other special tokens that the model writes stay in the text: they are what went wrong.
 
     `loaded` has `model` and `tokenizer`; greedy at temperature 0. `fmt`: the format whose terminator ends a response, too. `progress` is
     called with the number of prompts done since its last call.
@@ -222,13 +224,13 @@ def _text(tokenizer: Any, prompt: list[int], made: list[int], stops: list[str], 
     Decoded behind the end of its prompt, where a SentencePiece tokenizer keeps the space that it would drop from a text of its own.
     """
     last = next((at for at, i in enumerate(made) if i in ends), len(made))
-    before = tokenizer.decode(prompt[-TAIL:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    before = tokenizer.decode(prompt[-TAIL:], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     whole = tokenizer.decode(
-        prompt[-TAIL:] + made[:last], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        prompt[-TAIL:] + made[:last], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
     if not whole.startswith(before):  # the prompt ends within a character
         whole, before = (
-            tokenizer.decode(made[:last], skip_special_tokens=True, clean_up_tokenization_spaces=False),
+            tokenizer.decode(made[:last], skip_special_tokens=False, clean_up_tokenization_spaces=False),
             "",
         )
     text = str(whole[len(before) :])
@@ -245,7 +247,7 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is not foll
     def __call__(self, input_ids: Any, scores: Any, **more: Any) -> Any:
         made = input_ids[:, max(self.width, input_ids.shape[1] - self.tail) :]
         texts = self.tokenizer.batch_decode(
-            made, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            made, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return torch.tensor([any(s in t for s in self.stops) for t in texts], device=input_ids.device)
 

@@ -28,6 +28,7 @@ from llmguard.errors import MissingEvidence, UsageError
 from llmguard.findings import Findings, Severity
 from llmguard.project import load_project
 from llmguard.report import CheckResult, Outcome
+from llmguard.statistics.power import needed_pairs
 from llmguard.statistics.sets import as_results, read_results
 
 Row = dict[str, Any]
@@ -704,3 +705,31 @@ def test_exactly_the_items_needed_are_enough() -> None:
     found = evaluation_can_detect_the_smallest_effect(as_results({"a": scored([0.1, 0.5, 0.3, 0.8])}))
     assert found[0].evidence["standard_error"] == pytest.approx(0.149, abs=1e-3)
     assert found[1].evidence["needed"] > 100
+
+
+def test_half_without_an_answer_and_nothing_right_is_an_error() -> None:
+    """Exactly half of the outputs unparseable, the others wrong."""
+    status = ["unparseable"] * 5 + ["wrong"] * 5
+    half = rows([False] * 10, output=["x"] * 10, status=status)
+    assert severities(accuracy_is_not_from_empty_outputs(as_results({"a": half}))) == [ERROR]
+    assert severities(accuracy_is_not_from_empty_outputs(as_results({"a": half[1:]}))) == [WARNING]
+
+
+def test_few_of_many_missing_items_are_shown() -> None:
+    """Thirty items that one set lacks: five are named."""
+    found = result_sets_cover_the_same_items(as_results({"a": rows([True] * 31), "b": rows([True])}))
+    assert len(found[0].evidence["only_first"]) == 5
+
+
+def test_one_set_is_planned_for_the_nearer_half() -> None:
+    """90 of 100: the other model is taken to be at 85 %, where more differs than at 95 %."""
+    found = evaluation_can_detect_the_smallest_effect(as_results({"a": rows([True] * 90 + [False] * 10)}))
+    assert found[1].evidence["needed"] == needed_pairs(0.05, 0.9 * 0.15 + 0.85 * 0.1)
+
+
+def test_one_score_and_scores_below_zero_are_taken_as_they_are() -> None:
+    """A single score has no deviation; scores that leave 0 to 1 take the effect as a share of their range."""
+    pytest.importorskip("statsmodels")
+    assert severities(evaluation_can_detect_the_smallest_effect(as_results({"a": scored([0.5])}))) == [NOTE]
+    found = evaluation_can_detect_the_smallest_effect(as_results({"a": scored([-1.0, 0.5, 0.2, 0.1])}))
+    assert "a difference of 0.075 needs" in found[1].message

@@ -15,12 +15,13 @@ import torch
 from support.tiny import byte_level
 
 from llmguard.errors import UsageError
-from llmguard_core import evaluation
+from llmguard_core import evaluation, loading
 from llmguard_core.compare import compare
 from llmguard_core.errors import CoreError, DataRefused
 from llmguard_core.evaluation import evaluate, items_of
 from llmguard_core.fewshot import POOL, STOP, Example, FewShot
 from llmguard_core.locks import locked
+from llmguard_core.settings import ModelSettings
 
 ITEMS = [
     {
@@ -70,6 +71,11 @@ class Models:
 @pytest.fixture
 def models() -> Models:
     return Models()
+
+
+def settings(**told: Any) -> ModelSettings:
+    """A model as a config names it; where it lies is not looked at."""
+    return ModelSettings.model_validate(told, context={"elsewhere": True})
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -218,21 +224,13 @@ def test_a_model_trained_anew_in_the_same_place_is_another(
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"1")
-    settings = SimpleNamespace(
-        path=str(folder),
-        adapter=None,
-        kind="base",
-        tokenizer=None,
-        dtype="auto",
-        device=None,
-        device_map=None,
-    )
-    monkeypatch.setattr(evaluation, "_loaded", lambda model: Models()(1)())
-    evaluate({"base": settings}, ITEMS, out=tmp_path, max_new_tokens=2)
-    evaluate({"base": settings}, ITEMS, out=tmp_path, max_new_tokens=2)
+    monkeypatch.setattr(loading, "load_base", lambda *a, **k: Models()(1)())
+    told = settings(path=str(folder))
+    evaluate({"base": told}, ITEMS, out=tmp_path, max_new_tokens=2)
+    evaluate({"base": told}, ITEMS, out=tmp_path, max_new_tokens=2)
     (folder / "model.safetensors").write_bytes(b"22")
     with pytest.raises(DataRefused, match=r"model\.files"):
-        evaluate({"base": settings}, ITEMS, out=tmp_path, max_new_tokens=2)
+        evaluate({"base": told}, ITEMS, out=tmp_path, max_new_tokens=2)
 
 
 def test_results_of_nobody_knows_what_are_not_continued(models: Models, tmp_path: Path) -> None:
@@ -275,17 +273,23 @@ def test_an_unknown_metric_is_told_before_a_model_is_loaded(models: Models, tmp_
     assert models.loaded == []
 
 
-def test_one_model_path_for_all_models_is_refused(
-    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("names", "wins"), [("ab", False), ("aa", True)])
+def test_model_path_stands_for_one_path_and_never_for_two(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str, wins: bool
 ) -> None:
-    """MODEL_PATH wins over every path: two models would be one."""
+    """MODEL_PATH would make two models one: it stands for the base of all adapters, and not for bases that differ."""
     monkeypatch.setenv("MODEL_PATH", "somewhere")
-    two = {
-        n: SimpleNamespace(path=n, adapter=None, kind="base", dtype="auto", device=None, device_map=None)
-        for n in "ab"
-    }
-    with pytest.raises(CoreError, match="MODEL_PATH=somewhere would stand in for each of a, b"):
-        evaluate(two, ITEMS, out=tmp_path)
+    told = []
+
+    def load(path: Any, *, environment: bool, **more: Any) -> Any:
+        told.append(environment)
+        return models(len(told))()
+
+    monkeypatch.setattr(loading, "load_base", load)
+    two = {f"{i}": settings(path=n) for i, n in enumerate(names)}
+    evaluate(two, ITEMS, out=tmp_path, max_new_tokens=2)
+    assert told == [wins, wins]
+    assert beside(tmp_path / "0.jsonl")["model"]["path"] == ("somewhere" if wins else "a")
 
 
 def test_two_evaluations_do_not_write_one_file(

@@ -67,7 +67,7 @@ def test_greedy_text_is_the_same_in_every_batch(architecture: str) -> None:
     loaded = made(architecture)
     texts = [generate(loaded, PROMPTS, max_new_tokens=NEW, batch_size=size) for size in (1, 2, 5)]
     assert texts[0] == texts[1] == texts[2]
-    expected = [loaded.tokenizer.decode(by_hand(loaded, p), skip_special_tokens=True) for p in PROMPTS]
+    expected = [loaded.tokenizer.decode(by_hand(loaded, p)) for p in PROMPTS]
     assert texts[0] == expected
     assert len(set(texts[0])) == len(PROMPTS)
 
@@ -80,7 +80,7 @@ def test_padding_without_a_mask_changes_the_text(llama: Any) -> None:
     found = llama.model.generate(
         filled, attention_mask=torch.ones_like(filled), max_new_tokens=NEW, do_sample=False, pad_token_id=pad
     )
-    naive = llama.tokenizer.batch_decode(found[:, width:], skip_special_tokens=True)
+    naive = llama.tokenizer.batch_decode(found[:, width:])
     assert naive != generate(llama, PROMPTS, max_new_tokens=NEW)
 
 
@@ -175,7 +175,7 @@ def test_a_response_ends_at_every_terminator_that_is_told() -> None:
     loaded = made()
     made_ids = by_hand(loaded, PROMPTS[0])
     cut_at = next(i for i in range(2, NEW) if made_ids.index(made_ids[i]) == i)
-    expected = loaded.tokenizer.decode(made_ids[:cut_at], skip_special_tokens=True)
+    expected = loaded.tokenizer.decode(made_ids[:cut_at])
     end = made_ids[cut_at]
 
     def found(fmt: Any = None) -> str:
@@ -244,8 +244,13 @@ def test_the_space_behind_a_prompt_is_kept() -> None:
     texts = generate(loaded, prompts, max_new_tokens=NEW)
     for prompt, text in zip(prompts, texts, strict=True):
         ids = prompt_ids(loaded.tokenizer, prompt)
-        whole = loaded.tokenizer.decode(ids + by_hand(loaded, prompt), skip_special_tokens=True)
-        assert prompt + text == whole
+        whole = loaded.tokenizer.decode(ids + by_hand(loaded, prompt))
+        assert loaded.tokenizer.decode(ids) + text == whole
+    spaced = [
+        i for i, piece in enumerate(loaded.tokenizer.convert_ids_to_tokens(range(200))) if piece[:1] == "▁"
+    ]
+    behind = generation._text(loaded.tokenizer, prompt_ids(loaded.tokenizer, "one two"), spaced[:1], [], [])
+    assert behind[:1] == " "
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(llama: Any) -> None:
