@@ -243,7 +243,7 @@ def _failed(environment: Environment, found: Query) -> Finding:
         cause += "; there are no device files /dev/nvidia* either"
     said = result.output.strip().splitlines()
     return severity(environment)(
-        Where(what="nvidia-smi"),
+        Where(what="NVIDIA driver"),
         what=result.explain(),
         why="the driver answers its own tool no better than it will answer the run",
         cause=cause,

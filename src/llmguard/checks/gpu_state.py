@@ -152,8 +152,7 @@ def _is_blocked(card: Card) -> bool:
 
 def _settled(environment: Environment) -> Query:
     """Ask again while memory is being given back; our own probes of the GPU are waited for first."""
-    if environment.gpu and environment.torch.result.ok:
-        environment.uses_gpu, environment.computes  # noqa: B018 - looked at so that they have ended
+    environment.finish_gpu()
     stop, last, flat = time.monotonic() + SETTLE_SECONDS, environment.ask_again(), 0
     while any(_is_held(card) for card in last.cards) and flat < FLAT and time.monotonic() < stop:
         time.sleep(PAUSE_SECONDS)

@@ -156,6 +156,12 @@ class Environment:
         """Multiply two small matrices on each visible GPU."""
         return torch_probes.computing_of(self._told("computes"))
 
+    def finish_gpu(self) -> None:
+        """Wait for our own probes of the GPU that were started early: they take memory, too."""
+        for part in ("uses_gpu", "computes"):
+            if part in self._early:
+                getattr(self, part)
+
     # -- folders, names, ports
 
     def variable(self, name: str) -> str:
