@@ -214,6 +214,9 @@ CHECKS: tuple[Entry, ...] = (
     # storage
     _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
     _entry("storage", "named_paths_answer", "mounts", room="mounts"),
+    _entry("storage", "cached_model_is_whole", "hub_cache", room="hub_cache"),
+    _entry("storage", "model_cache_is_not_locked", "hub_cache", room="hub_cache"),
+    _entry("storage", "model_cache_takes_what_is_missing", "hub_cache", room="hub_cache"),
     # sentinel
     _entry("sentinel", "base_model_fails_instruction_prompts", "completions", tier="sentinel", bugs="base_model_follows_instructions"),
     _entry("sentinel", "greedy_generation_repeats_itself", "generations", tier="sentinel", room="batched_generation"),

@@ -37,6 +37,7 @@ KINDS: dict[str, str] = {
     "environment": "llmguard.evidence.environment",
     "files": "llmguard.evidence.files",
     "generations": "llmguard.evidence.generations",
+    "hub_cache": "llmguard.evidence.hub_cache",
     "isolation": "llmguard.evidence.isolation",
     "loading": "llmguard.evidence.loading",
     "memory": "llmguard.evidence.memory",

@@ -14,6 +14,7 @@ from typing import Any
 from llmguard.errors import MissingEvidence
 from llmguard.evidence import Evidence
 from llmguard.evidence.weights import read_weights
+from llmguard.hub import cache_folder, snapshot
 from llmguard.tensors import Tensor
 
 __all__ = ["ModelFolder", "provide", "read_model"]
@@ -101,7 +102,7 @@ def read_model(text: str, shown: str = "", root: Path | None = None) -> ModelFol
     if folder.is_dir():
         return _of_folder(folder, name)
     is_id = text.count("/") == 1 and not text.startswith((".", "/", "~"))
-    cached = _cached(text) if is_id else None
+    cached = snapshot(text) if is_id else None
     if cached is not None:
         return replace(_of_folder(cached, name), is_hub_id=True)
     near = _near_folders(folder)
@@ -136,31 +137,11 @@ def _listed(folder: Path) -> Iterator[Path]:
         return
 
 
-def _cache() -> Path:
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    told = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(told) if told else home / "hub"
-
-
-def _cached(hub_id: str) -> Path | None:
-    """A snapshot of a hub id in the local cache: of `main`, else the newest (documented layout; nothing is asked over the network)."""
-    place = _cache() / f"models--{hub_id.replace('/', '--')}"
-    try:
-        main = place / "snapshots" / (place / "refs" / "main").read_text("utf-8").strip()
-        if main.is_dir():
-            return main
-    except OSError:
-        pass
-    snapshots = place / "snapshots"
-    found = sorted(snapshots.iterdir(), key=lambda p: p.stat().st_mtime) if snapshots.is_dir() else []
-    return found[-1] if found else None
-
-
 def _near_ids(hub_id: str) -> list[str]:
     """Hub ids in the local cache that are like this one."""
     ids = [
         p.name.removeprefix("models--").replace("--", "/")
-        for p in _listed(_cache())
+        for p in _listed(cache_folder())
         if p.name.startswith("models--")
     ]
     return difflib.get_close_matches(hub_id, ids, n=3, cutoff=0.6)

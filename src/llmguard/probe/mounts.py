@@ -15,7 +15,7 @@ from llmguard.probe.launch import Probe, start
 from llmguard.probe.result import ProbeResult, Verdict
 from llmguard.probe.scratch import is_remote, mount_of, mountinfo
 
-__all__ = ["Named", "Silent", "silent_among", "where_it_lies"]
+__all__ = ["HANGS", "Named", "Silent", "silent_among", "where_it_lies"]
 
 HANGS = frozenset({Verdict.HUNG, Verdict.HUNG_FS, Verdict.UNKILLABLE, Verdict.PROGRESSING_SLOW})
 """Verdicts that say that a file system does not answer in time; a probe that broke for another reason says nothing about it."""
