@@ -187,7 +187,10 @@ def _too_much(failure: str) -> OutOfMemory:
 @contextmanager
 def _plain(model: Any, tokenizer: Any, ends: list[int]) -> Iterator[None]:
     """Evaluation mode, no gradients, and a generation config that says nothing but what was asked for; all as before afterwards."""
-    was, training = model.generation_config, model.training
+    holders = (
+        [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    )  # PEFT writes to both
+    was, training = [m.generation_config for m in holders], model.training
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     model.generation_config = GenerationConfig(
         do_sample=False, num_beams=1, use_cache=True, pad_token_id=pad, eos_token_id=ends or None
@@ -196,7 +199,8 @@ def _plain(model: Any, tokenizer: Any, ends: list[int]) -> Iterator[None]:
         with torch.inference_mode():
             yield
     finally:
-        model.generation_config = was
+        for holder, config in zip(holders, was, strict=True):
+            holder.generation_config = config
         model.train(training)
 
 

@@ -305,6 +305,7 @@ def test_unparseable_outputs_alone_make_zero_an_error() -> None:
     )
     assert severities(found) == [ERROR]
     assert "6 unparseable" in found[0].message
+    assert "an extractor for another format" in found[0].message
 
 
 def test_some_outputs_without_an_answer_are_a_warning() -> None:
@@ -327,7 +328,9 @@ def test_half_of_the_outputs_empty_is_an_error_whatever_the_rest() -> None:
 def test_wrong_answers_are_wrong_answers() -> None:
     """A hard task: all answered and all wrong is a warning at most; a few empty ones among many are nothing."""
     wrong = rows([False] * 30, output=[str(i) for i in range(30)])
-    assert severities(accuracy_is_not_from_empty_outputs(as_results({"a": wrong}))) == [WARNING]
+    told = accuracy_is_not_from_empty_outputs(as_results({"a": wrong}))
+    assert severities(told) == [WARNING]
+    assert "a task beyond the model" in told[0].message
     mostly = rows([True] * 20 + [False] * 10, output=[str(i) for i in range(27)] + [""] * 3)
     assert not accuracy_is_not_from_empty_outputs(as_results({"a": mostly}))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny import byte_level
+from support.tiny import byte_level, chat
 
 from llmguard.errors import UsageError
 from llmguard_core import evaluation, loading
@@ -180,6 +180,55 @@ def test_an_evaluation_that_was_ended_goes_on_where_it_stopped(
     again = evaluate({"base": models(1)}, ITEMS, out=tmp_path / "cut", **told)[0]
     assert again.file.read_bytes() == whole.read_bytes()
     assert again.resumed == 5
+
+
+def test_a_crash_between_two_chunks_loses_no_answer(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of two; the fourth breaks: six answers are on disk and not marked complete; the next run adds the other three."""
+    monkeypatch.setattr(evaluation, "CHUNK", 2)
+    real, calls = evaluation.generate, []
+
+    def breaking(loaded: Any, prompts: Any, **more: Any) -> Any:
+        calls.append(len(prompts))
+        if len(calls) == 4:
+            raise RuntimeError("device lost")
+        return real(loaded, prompts, **more)
+
+    monkeypatch.setattr(evaluation, "generate", breaking)
+    with pytest.raises(RuntimeError, match="device lost"):
+        evaluate({"base": models(1)}, ITEMS, out=tmp_path / "cut", max_new_tokens=4)
+    file = tmp_path / "cut" / "base.jsonl"
+    assert (len(lines(file)), beside(file)["complete"]) == (6, False)
+    seen: list[int] = []
+    again = evaluate(
+        {"base": models(1)},
+        ITEMS,
+        out=tmp_path / "cut",
+        max_new_tokens=4,
+        progress=lambda name, done, of: seen.append(done),
+    )[0]
+    assert (again.resumed, seen, beside(file)["complete"]) == (6, [8, 9], True)
+    whole = evaluate({"base": models(1)}, ITEMS, out=tmp_path / "whole", max_new_tokens=4)[0]
+    assert file.read_bytes() == whole.file.read_bytes()
+
+
+def test_a_chat_model_is_asked_in_its_own_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The format follows the model's kind: prompts hold the turns of its template, and a system message stays in them."""
+    real, seen = evaluation.generate, []
+
+    def spied(loaded: Any, prompts: Any, **more: Any) -> Any:
+        seen.extend(loaded.tokenizer.decode(p) for p in prompts)
+        assert more["fmt"].terminator == "<|im_end|>"
+        return real(loaded, prompts, **more)
+
+    monkeypatch.setattr(evaluation, "generate", spied)
+
+    def load() -> Any:
+        return SimpleNamespace(**{**vars(Models()(1)()), "tokenizer": chat(), "kind": "chat"})
+
+    evaluate({"chat": load}, ITEMS[:1], out=tmp_path, max_new_tokens=2)
+    assert seen == ["<|im_start|>user\nwhat is 0<|im_end|>\n<|im_start|>assistant\n"]
 
 
 def test_what_is_done_is_not_done_again(models: Models, tmp_path: Path) -> None:

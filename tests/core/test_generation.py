@@ -139,6 +139,26 @@ def test_what_the_generation_config_says_is_not_what_was_asked(llama: Any) -> No
         llama.model.generation_config = before
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # PEFT asks by the old name
+def test_an_adapter_generates_and_its_base_is_left_as_it_was() -> None:
+    """A PEFT model: the adapter's own text, the same in every batch; the generation config of the model within it is as before."""
+    peft = pytest.importorskip("peft")
+    loaded = made()
+    plain = generate(loaded, PROMPTS, max_new_tokens=NEW)
+    inner = loaded.model
+    shipped = transformers.GenerationConfig(do_sample=True, temperature=1.7)
+    inner.generation_config = shipped
+    torch.manual_seed(1)
+    adapted = peft.get_peft_model(inner, peft.LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights=False))
+    loaded = SimpleNamespace(model=adapted.eval(), tokenizer=loaded.tokenizer, kind="base")
+    texts = [generate(loaded, PROMPTS, max_new_tokens=NEW, batch_size=size) for size in (1, 5)]
+    assert texts[0] == texts[1] == [loaded.tokenizer.decode(by_hand(loaded, p)) for p in PROMPTS]
+    assert texts[0] != plain
+    assert inner.generation_config.do_sample is True
+
+
 def test_dropout_is_off_while_generating_and_the_mode_is_restored() -> None:
     """EV-10: a model in training mode gives the text of evaluation mode, and is in training mode afterwards."""
     loaded = made("Qwen2", attention_dropout=0.5)

@@ -29,6 +29,10 @@ RATING = (
     10  # scores up to it may be ratings of which one model got the lowest only; beyond it they are per cent
 )
 MUCH, SOME = 0.5, 0.1  # shares of items without an answer: the score is about that; worth knowing
+CAUSES = (
+    "a task beyond the model, or references that are written unlike any answer",
+    "a terminator generated at once, too few new tokens, a stop text at the start, or an extractor for another format",
+)  # every item answered; some without an answer
 WHY_PAIRS = "models are compared item by item: what only one of them was asked moves its mean and says nothing of the model"
 
 
@@ -238,7 +242,7 @@ def _without(one: ResultSet, counts: dict[str, int]) -> dict[str, Any]:
     return {
         "what": f"of {counts['items']:,} items {parts}{told}",
         "why": "a score that is low because nothing came out, or because the answer was not found, says nothing of what the model knows",
-        "cause": "a terminator generated at once, too few new tokens, a stop text at the start, or an extractor for another format",
+        "cause": CAUSES[counts["empty"] + counts["unparseable"] > 0],
         "remedy": "read ten outputs; raise max_new_tokens, repair the prompt's end or the extractor, and report the four counts",
         "evidence": counts,
     }

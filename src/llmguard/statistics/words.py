@@ -74,6 +74,6 @@ def methodology(comparisons: Sequence[Comparison]) -> str:
         )
     parts.append(
         f"A difference is called only where it is significant and at least as large as what these items show with {one.power:.0%}"
-        f" power; the smallest difference of interest is {one.effect:g}. Without either, the verdict is that none was reached."
+        f" power; the smallest difference of interest is {one.effect:g}. Where none is called, that is no proof that the models are equal."
     )
     return " ".join(parts)
