@@ -24,18 +24,20 @@ from llmguard.rows import Columns, Rows, Turn, as_rows, guess_columns, read_file
 from llmguard_core.encoded import Dropped, EncodedRow, EncodedRows
 from llmguard_core.errors import DataRefused
 from llmguard_core.formats import Format
-from llmguard_core.segments import Ids, Segment, SegmentTokenizer, merged, segments_of
+from llmguard_core.segments import Ids, Segment, merged, segment_tokenizer, segments_of
 
 __all__ = ["EncodedRow", "EncodedRows", "Encoder", "read_rows"]
 
 BLOCK = 512
 """Rows that are tokenised at once; of a stream no more are held."""
+SEAM = ("boundary_falls_between_tokens", "training_starts_with_the_generation_prompt")
+"""Checks that a sample of the rows has to pass without a warning, too: whatever the data, this encoder keeps seams clean."""
 VERIFIED = (
     "every_row_has_a_supervised_token", "labels_are_not_shifted", "every_row_has_one_bos", "ids_are_in_the_vocabulary",
     "ids_match_their_text", "every_prompt_token_is_masked", "every_response_token_is_trained", "every_wanted_turn_is_trained",
-    "boundary_falls_between_tokens", "control_tokens_are_single_ids", "training_starts_with_the_generation_prompt",
+    "control_tokens_are_single_ids",
 )  # fmt: skip
-"""The checks that a sample of the rows has to pass."""
+"""And those that it has to pass without an error."""
 ENDED = ("response_ends_with_its_terminator", "terminator_is_trained")
 """And those on terminators, which see no white space: not for formats that end responses with a blank line."""
 
@@ -85,7 +87,7 @@ class Encoder:
         self.tokenizer, self.fmt, self.train_on, self.overflow = tokenizer, fmt, train_on, overflow
         self.max_length, self.columns, self.verify = max_length, columns or Columns(), verify
         self.start: Ids = prepended(tokenizer) if fmt.add_special_tokens else []
-        self._segments = SegmentTokenizer(tokenizer)
+        self._segments = segment_tokenizer(tokenizer)
 
     def row(self, row: Mapping[str, Any]) -> EncodedRow:
         """One row.
@@ -285,9 +287,10 @@ class Encoder:
             "prompts": self.prompts(source),
         }
         blank_end = self.fmt.terminator and not self.fmt.terminator.strip()
-        for name in VERIFIED if blank_end else VERIFIED + ENDED:
+        for name in SEAM + VERIFIED + (() if blank_end else ENDED):
             check = getattr(llmguard, name)
-            llmguard.require(check(**{n: evidence[n] for n in check.parameters if n in evidence}))
+            found_wrong = check(**{n: evidence[n] for n in check.parameters if n in evidence})
+            llmguard.require(found_wrong, strict=name in SEAM)
 
 
 def _kept(found: EncodedRow | Dropped) -> EncodedRow:

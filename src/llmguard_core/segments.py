@@ -6,10 +6,11 @@ import copy
 from collections.abc import Iterable, Sequence
 from itertools import groupby, islice
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from llmguard.formats import Kind, Piece
 
-__all__ = ["Ids", "Segment", "SegmentTokenizer", "merged", "segments_of"]
+__all__ = ["Ids", "Segment", "SegmentTokenizer", "merged", "segment_tokenizer", "segments_of"]
 
 Ids = list[int]
 TRAINED = (Kind.SEAM, Kind.RESPONSE, Kind.TERMINATOR)
@@ -38,12 +39,21 @@ def merged(segments: Iterable[Segment]) -> list[Segment]:
     ]
 
 
+def segment_tokenizer(tokenizer: Any) -> SegmentTokenizer:
+    """The one of a tokenizer, made once for each (it copies the vocabulary), and again when tokens were added."""
+    found = _made.get(tokenizer)
+    if found is None or found.size != len(tokenizer):
+        found = _made[tokenizer] = SegmentTokenizer(tokenizer)
+    return found
+
+
 class SegmentTokenizer:
     """Tokenises rows of segments in batches, special tokens of the tokenizer's own left out."""
 
     def __init__(self, tokenizer: Any) -> None:
         from tokenizers.processors import ByteLevel
 
+        self.size = len(tokenizer)
         self.backend = copy.deepcopy(tokenizer.backend_tokenizer)
         self.backend.no_truncation()  # earlier calls of the tokenizer may have left both switched on
         self.backend.no_padding()
@@ -99,3 +109,6 @@ class SegmentTokenizer:
             return ids[first:]
         swallowed = ids[first] in self._swallowing and not text[seam:end].strip()
         return ids[first + 1 :] if swallowed else None
+
+
+_made: WeakKeyDictionary[Any, SegmentTokenizer] = WeakKeyDictionary()
