@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from llmguard_core.checkpoints import SaveOnSignal, newest, verify
@@ -69,7 +70,9 @@ def last(diary: Path, word: str) -> int:
 
 
 def weights_in(checkpoint: Path) -> str:
-    model = type(model_of()).from_pretrained(checkpoint)
+    """Without transformers' loader: its progress bar starts a thread, and a process with threads must not fork."""
+    model = model_of()
+    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
     return weights_hash(model)
 
 
@@ -109,7 +112,9 @@ def kills(folder: Path, count: int) -> dict[str, Any]:
 def killed(pid: int, after: float, draw: random.Random, saving: Path | None) -> int:
     """SIGKILL after some seconds and, with `saving`, some moments into the next save; gives the status it ended with."""
     until = time.monotonic() + after
-    while time.monotonic() < until or (saving and not any(saving.glob(".saving-*"))):
+    while time.monotonic() < until or (
+        saving and not any(saving.glob(".saving-*")) and time.monotonic() < until + LONGEST
+    ):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return status
