@@ -214,6 +214,7 @@ CHECKS: tuple[Entry, ...] = (
     # storage
     _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
     _entry("storage", "named_paths_answer", "mounts", room="mounts"),
+    _entry("storage", "repository_takes_a_commit", "repository", room="repository"),
     _entry("storage", "cached_model_is_whole", "hub_cache", room="hub_cache"),
     _entry("storage", "model_cache_is_not_locked", "hub_cache", room="hub_cache"),
     _entry("storage", "model_cache_takes_what_is_missing", "hub_cache", room="hub_cache"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,14 +48,16 @@ def folder() -> Path:
 
 
 @functools.cache
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="llmguard-tokenizers-")
+def _scratch() -> Path:
+    made = tempfile.mkdtemp(prefix="llmguard-tokenizers-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
 
 
 @functools.cache
 def tokenizer_folder(name: str) -> Path:
     """A folder that AutoTokenizer can load; a `tokenizer.json` that is a link stored as text is followed."""
-    source, made = folder() / "tokenizers" / name, Path(_scratch().name) / name
+    source, made = folder() / "tokenizers" / name, _scratch() / name
     made.mkdir()
     for file in source.iterdir():
         target = file

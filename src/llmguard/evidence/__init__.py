@@ -49,6 +49,7 @@ KINDS: dict[str, str] = {
     "project": "llmguard.evidence.settings",
     "prompts": "llmguard.evidence.prompts",
     "remote": "llmguard.evidence.remote",
+    "repository": "llmguard.evidence.repository",
     "results": "llmguard.evidence.results",
     "rows": "llmguard.evidence.rows",
     "sources": "llmguard.evidence.sources",
