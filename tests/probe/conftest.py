@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.machines import Card, World, compile_libcuda, cuda_torch
 
 
 def _beside(name: str) -> ModuleType:
@@ -74,3 +75,25 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert list(scratch.iterdir()) == []
     assert descriptors() == before
     assert ("torch" in sys.modules) == torch_before
+
+
+@pytest.fixture(scope="session")
+def libcuda(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a driver's library that does as it is told."""
+    folder = compile_libcuda(tmp_path_factory.mktemp("libcuda"))
+    if not folder:
+        pytest.skip("no C compiler to build a libcuda.so.1 with")
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path: Path, libcuda: str) -> World:
+    """A healthy machine with one H100, its driver, its tool and a torch for it."""
+    return World(tmp_path, libcuda).devices().reports(Card()).torch(cuda_torch())
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> World:
+    """A machine without a GPU, a driver or a tool; with a torch for GPUs."""
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    return World(tmp_path, environ={"PATH": path}).torch(cuda_torch(count=0))
