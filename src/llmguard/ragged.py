@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from llmguard.errors import UsageError
 __all__ = ["Ints", "Ragged"]
 
 Ints = NDArray[np.int64]
+Span = slice
+"""The built-in type, which a method of `Ragged` is named like."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,54 @@ class Ragged:
         """How many values of each row the flat mask holds for: int64 [rows]."""
         if not mask.any():  # nothing is wrong: the usual answer, and the fastest
             return np.zeros(len(self), dtype=np.int64)
-        summed = np.zeros(len(mask) + 1, dtype=np.int32)
-        np.cumsum(mask, dtype=np.int32, out=summed[1:])
-        return (summed[self.offsets[1:]] - summed[self.offsets[:-1]]).astype(np.int64)
+        found, filled = np.zeros(len(self), dtype=np.int64), self.lengths > 0
+        ones = np.ascontiguousarray(mask, dtype=bool).view(np.uint8)
+        found[filled] = np.add.reduceat(ones, self.offsets[:-1][filled], dtype=np.int32)
+        return found
+
+    def parts(self, values: int = 1 << 20) -> Iterator[tuple[Span, Span]]:
+        """Rows of about so many values, at least one, and their values: two slices each, for work that needs room."""
+        first = 0
+        while first < len(self):
+            stop = int(np.searchsorted(self.offsets, self.offsets[first] + values, side="right")) - 1
+            stop = min(max(stop, first + 1), len(self))
+            yield Span(first, stop), Span(int(self.offsets[first]), int(self.offsets[stop]))
+            first = stop
+
+    @property
+    def repeated(self) -> NDArray[np.bool_]:
+        """Rows whose values another row may have too, judged by a number of 64 bits: bool [rows]; all others are alone."""
+        numbers = np.zeros(len(self), dtype=np.uint64)
+        for rows, values in self.parts():
+            numbers[rows] = _numbers(
+                self.values[values], self.offsets[rows.start : rows.stop + 1] - values.start
+            )
+        _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+        return np.asarray(counts[which] > 1)
 
     def same_shape(self, other: Ragged) -> bool:
         """Whether both have the same rows of the same lengths."""
         return np.array_equal(self.offsets, other.offsets)
+
+
+MULTIPLIER, INVERSE = 0x9E3779B97F4A7C15, pow(0x9E3779B97F4A7C15, -1, 1 << 64)
+
+
+def _numbers(values: Ints, offsets: Ints) -> NDArray[np.uint64]:
+    """A polynomial over the values of each row, modulo 2**64: equal rows have equal numbers."""
+    filled = np.flatnonzero(np.diff(offsets) > 0)
+    found = np.zeros(len(offsets) - 1, dtype=np.uint64)
+    if len(filled):
+        starts = offsets[filled]
+        summed = np.add.reduceat(values.astype(np.uint64) * _powers(MULTIPLIER, len(values)), starts)
+        found[filled] = (
+            summed * _powers(INVERSE, len(values))[starts]
+        )  # as if every row started at the first place
+    return found
+
+
+@lru_cache(maxsize=4)
+def _powers(base: int, count: int) -> NDArray[np.uint64]:
+    factors = np.full(count, base, dtype=np.uint64)
+    factors[:1] = 1
+    return np.cumprod(factors, dtype=np.uint64)

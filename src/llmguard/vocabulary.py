@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -123,6 +123,12 @@ class Vocabulary:
     def bytes_of(self, ids: Ints) -> bytes:
         """The bytes of a few ids."""
         return self.spans(np.asarray(ids, dtype=np.int64))[0].tobytes()
+
+    def holding(self, parts: Iterable[bytes]) -> Ints:
+        """The ids whose bytes hold one of some single bytes: int64, ascending."""
+        places = np.flatnonzero(np.isin(self.table, np.frombuffer(b"".join(parts), dtype=np.uint8)))
+        owners = np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+        return np.unique(owners[places])
 
     def squeezed(self, token: str) -> bytes:
         """A control token's text as compared."""

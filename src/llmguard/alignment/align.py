@@ -24,20 +24,21 @@ from llmguard.vocabulary import Vocabulary, vocabulary_of
 __all__ = ["Alignment", "Status", "align"]
 
 Status = Cut
+Turns = NDArray[np.int8] | NDArray[np.int16]
 
 
 @dataclass(frozen=True)
 class Alignment:
     """What every token is for.
 
-    `kind`: uint8 [tokens], of `Kind`; `turn`: int16 [tokens], the assistant turn or -1; `status`: uint8 [rows], of `Status`;
+    `kind`: uint8 [tokens], of `Kind`; `turn`: int8 or int16 [tokens], the assistant turn or -1; `status`: uint8 [rows], of `Status`;
     `responses`: int16 [rows], assistant turns in the source row; `lost`: for each row the contents that are not in its ids;
     `runs_on`, `ended_otherwise`: bool [rows], see `Placed`. `proved`: bool [rows], rows that hold exactly their rendered text and
     were compared at once; other rows may do so too, and were searched one by one.
     """
 
     kind: NDArray[np.uint8]
-    turn: NDArray[np.int16]
+    turn: Turns
     status: NDArray[np.uint8]
     responses: NDArray[np.int16]
     lost: Sequence[tuple[int, ...]]
@@ -54,9 +55,10 @@ class Alignment:
 
     def of(self, *kinds: Kind) -> NDArray[np.bool_]:
         """Tokens of some kinds: bool [tokens]."""
-        wanted = np.zeros(len(Kind), dtype=bool)
-        wanted[[int(k) for k in kinds]] = True
-        return np.asarray(wanted[self.kind])
+        found = np.zeros(len(self.kind), dtype=bool)
+        for kind in kinds:
+            found |= self.kind == kind
+        return found
 
 
 def align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any = None) -> Alignment:
@@ -169,11 +171,11 @@ def _proved(
     return on[part.around], otherwise[part.around]
 
 
-def _kinds(
-    encoded: Encoded, vocabulary: Vocabulary, stretches: Stretches
-) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+def _kinds(encoded: Encoded, vocabulary: Vocabulary, stretches: Stretches) -> tuple[NDArray[np.uint8], Turns]:
     ids = encoded.input_ids
-    kind, turn = np.zeros(len(ids.values), dtype=np.uint8), np.zeros(len(ids.values), dtype=np.int16)
+    narrow = stretches.turns.max(initial=0) <= np.iinfo(np.int8).max
+    kind = np.zeros(len(ids.values), dtype=np.uint8)
+    turn: Turns = np.zeros(len(ids.values), dtype=np.int8 if narrow else np.int16)
     for block in blocks(encoded, vocabulary):
         part = slice(int(ids.offsets[block.first]), int(ids.offsets[block.stop]))
         kinds_of(block, stretches, kind[part], turn[part])

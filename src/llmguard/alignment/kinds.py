@@ -56,7 +56,7 @@ class Stretches:
             self.starts[at], self.kinds[at], self.turns[at] = stretch.start, stretch.kind, stretch.turn
 
 
-def kinds_of(block: Block, stretches: Stretches, kind: NDArray[np.uint8], turn: NDArray[np.int16]) -> None:
+def kinds_of(block: Block, stretches: Stretches, kind: NDArray[np.uint8], turn: Any) -> None:
     """Write kind and turn of the tokens of a block; what has no content is left to the caller."""
     within = slice(int(stretches.offsets[block.first]), int(stretches.offsets[block.stop]))
     counts = np.diff(stretches.offsets[block.first : block.stop + 1])
@@ -70,7 +70,7 @@ def kinds_of(block: Block, stretches: Stretches, kind: NDArray[np.uint8], turn: 
     bounds = np.maximum.accumulate(bounds)  # in order already, unless stretches of a row overlap
     first = np.searchsorted(block.starts, bounds)
     reach = np.diff(np.append(first, len(block.ids)))
-    kind[:], turn[:] = np.repeat(kinds, reach), np.repeat(turns, reach)
+    kind[:], turn[:] = np.repeat(kinds, reach), np.repeat(turns.astype(turn.dtype), reach)
     _straddling(block, bounds, kinds, turns, first, kind, turn)
     _blanks(block, bounds, kinds, kind)
 

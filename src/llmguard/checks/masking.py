@@ -16,9 +16,9 @@ from llmguard.checks.tokens_of_rows import (
     last_turn,
     masks_tally,
     names_of,
+    of_trained_turns,
     per_token,
     row_hits,
-    trained_turns,
 )
 from llmguard.contract import row_check
 from llmguard.encoded import Encoded
@@ -72,7 +72,10 @@ def every_prompt_token_is_masked(
 def _half_trained(encoded: Encoded, alignment: Alignment) -> Any:
     """Trained tokens at the seam behind masked ones that hold text: bool [tokens]."""
     ids = encoded.input_ids
-    seam = alignment.of(Kind.SEAM) & (alignment.vocabulary.lengths_of(ids.values) > 0)
+    seam = alignment.of(Kind.SEAM)
+    if not seam.any():
+        return seam
+    seam &= alignment.vocabulary.lengths_of(ids.values) > 0
     masked = seam & ~encoded.trained
     found = np.zeros_like(seam)
     found[1:] = seam[1:] & encoded.trained[1:] & masked[:-1] & (ids.position[1:] > 0)
@@ -132,10 +135,9 @@ def every_response_token_is_trained(
     found, source, alignment = aligned(encoded, rows, tokenizer, template)
     if not found.has_labels:
         return Tally()
-    turns = trained_turns(found, alignment)
-    judged = per_token(found, alignment.matched) & turns
-    lost = alignment.of(Kind.RESPONSE) & ~found.trained & judged
-    blank = alignment.of(Kind.BLANK_WITHIN) & ~found.trained & judged
+    masked = ~found.trained & per_token(found, alignment.matched)
+    lost = of_trained_turns(alignment.of(Kind.RESPONSE) & masked, found, alignment)
+    blank = of_trained_turns(alignment.of(Kind.BLANK_WITHIN) & masked, found, alignment)
     looked_at = int((alignment.matched & (found.input_ids.count(found.trained) > 0)).sum())
     return masks_tally(
         found,

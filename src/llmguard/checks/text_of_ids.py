@@ -63,8 +63,8 @@ def _same_ids(encoded: Encoded, rows: Rows) -> Any:
     """Rows whose ids another row has too, while their texts differ: bool [rows]."""
     seen: dict[bytes, tuple[int, str]] = {}
     bad = np.zeros(len(encoded), dtype=bool)
-    for row, ids in enumerate(encoded.input_ids):
-        source = int(encoded.source[row])
+    for row in np.flatnonzero(encoded.input_ids.repeated).tolist():
+        ids, source = encoded.input_ids[row], int(encoded.source[row])
         turns = rows.turns[source] if 0 <= source < len(rows) else None
         if not turns or not len(ids):
             continue

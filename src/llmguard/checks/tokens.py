@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmguard.alignment import Status, align
 from llmguard.checks.tokens_of_rows import evidence_of, first_where, hits, masks_tally, names_of, row_hits
 from llmguard.contract import Yields, check, row_check
 from llmguard.control import SPLIT_CANDIDATES
-from llmguard.encoded import MISSING, as_encoded
+from llmguard.encoded import MISSING, Encoded, as_encoded
 from llmguard.findings import Finding, Where, error, warning
 from llmguard.formats import ChatTemplate, Kind
 from llmguard.rows import Rows, as_rows
 from llmguard.tally import Tally
-from llmguard.vocabulary import squeeze, vocabulary_of
+from llmguard.vocabulary import Vocabulary, squeeze, vocabulary_of
 
 __all__ = [
     "control_tokens_are_single_ids",
@@ -107,23 +108,36 @@ def control_tokens_are_single_ids(encoded: Any, tokenizer: Any, rows: Any = None
     vocabulary = vocabulary_of(tokenizer)
     source = as_rows(rows) if rows is not None else None
     own = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
-    flat, ends = vocabulary.spans(found.input_ids.values)
-    row_ends = np.concatenate(([0], ends))[found.input_ids.offsets]
-    whole = flat.tobytes()
-    kinds: dict[str, Any] = {}
-    for text in SPLIT_CANDIDATES:
-        needle, known = squeeze(text), vocabulary.control.get(text)
-        single = found.input_ids.values == known if known is not None else np.zeros(len(ends), dtype=bool)
-        if whole.count(needle) <= int(single.sum()) or (known is None and text in own):
-            continue
-        pieces = [
-            whole.count(needle, start, stop) - int(ids)
-            for start, stop, ids in zip(row_ends, row_ends[1:], found.input_ids.count(single), strict=False)
-        ]
-        bad = [n > _said(needle, source, int(found.source[r])) for r, n in enumerate(pieces)]
-        if any(bad):
-            kinds[text] = row_hits(found, source, np.array(bad))
+    judged = {t: squeeze(t) for t in SPLIT_CANDIDATES if t in vocabulary.control or t not in own}
+    bad = {text: np.zeros(len(found), dtype=bool) for text in judged}
+    for row in np.flatnonzero(_may_hold(found, vocabulary, judged)).tolist():
+        ids = found.input_ids[row]
+        whole = vocabulary.bytes_of(ids)
+        for text, needle in judged.items():
+            count = whole.count(needle)
+            if count:
+                pieces = count - int((ids == vocabulary.control.get(text, -1)).sum())
+                bad[text][row] = pieces > 0 and pieces > _said(needle, source, int(found.source[row]))
+    kinds = {text: row_hits(found, source, rows_of) for text, rows_of in bad.items() if rows_of.any()}
     return masks_tally(found, len(found), **kinds)
+
+
+def _may_hold(encoded: Encoded, vocabulary: Vocabulary, needles: Mapping[str, bytes]) -> NDArray[np.bool_]:
+    """Rows with a token that one of the texts starts in, but for the token that is that text: bool [rows]."""
+    starts_one = np.zeros(len(vocabulary) + 1, dtype=bool)
+    beginnings = {needle[:n] for needle in needles.values() for n in range(1, len(needle))}
+    for token in vocabulary.holding({needle[:1] for needle in needles.values()}).tolist():
+        held = vocabulary.bytes_of(np.array([token]))
+        begins = any(held[-n:] in beginnings for n in range(1, len(held) + 1))
+        others = (needle for text, needle in needles.items() if vocabulary.control.get(text) != token)
+        starts_one[token] = begins or any(needle in held for needle in others)
+    found = np.zeros(len(encoded), dtype=bool)
+    for rows, part in encoded.input_ids.parts():
+        ids = encoded.input_ids.values[part]
+        safe = np.where((ids >= 0) & (ids < len(vocabulary)), ids, len(vocabulary))
+        shard = encoded.input_ids.slice(rows.start, rows.stop)
+        found[rows] = shard.count(starts_one.take(safe)) > 0
+    return found
 
 
 def _said(needle: bytes, rows: Rows | None, source: int) -> int:

@@ -23,9 +23,9 @@ __all__ = [
     "last_turn",
     "masks_tally",
     "names_of",
+    "of_trained_turns",
     "per_token",
     "row_hits",
-    "trained_turns",
 ]
 
 
@@ -128,15 +128,20 @@ def per_token(encoded: Encoded, of_rows: Any) -> Any:
 
 def last_turn(encoded: Encoded, alignment: Alignment) -> Any:
     """Tokens of the last response of their row: bool [tokens]."""
-    return alignment.turn == per_token(encoded, alignment.responses - 1)
+    return alignment.turn == per_token(encoded, (alignment.responses - 1).astype(alignment.turn.dtype))
 
 
-def trained_turns(encoded: Encoded, alignment: Alignment) -> Any:
-    """Tokens of turns of which some response token is trained: bool [tokens]."""
-    turn = alignment.turn.astype(np.int64)
-    width = int(turn.max(initial=0)) + 2
-    key = encoded.input_ids.row_of * width + turn + 1
-    counted = np.bincount(
-        key[encoded.trained & alignment.of(Kind.RESPONSE, Kind.STRADDLE)], minlength=len(encoded) * width
-    )
-    return (counted[key] > 0) & (turn >= 0)
+def of_trained_turns(tokens: NDArray[np.bool_], encoded: Encoded, alignment: Alignment) -> NDArray[np.bool_]:
+    """Those of some tokens that lie in a turn of which some response token is trained: bool [tokens]."""
+    found = np.zeros(len(tokens), dtype=bool)
+    for rows, part in encoded.input_ids.parts():
+        if not tokens[part].any():  # the usual answer
+            continue
+        turn = alignment.turn[part].astype(np.int64)
+        width = int(turn.max(initial=0)) + 2
+        row = np.repeat(np.arange(rows.stop - rows.start), encoded.input_ids.lengths[rows])
+        key, kind = row * width + turn + 1, alignment.kind[part]
+        counts = encoded.trained[part] & ((kind == Kind.RESPONSE) | (kind == Kind.STRADDLE))
+        counted = np.bincount(key[counts], minlength=(rows.stop - rows.start) * width)
+        found[part] = tokens[part] & (counted[key] > 0) & (turn >= 0)
+    return found

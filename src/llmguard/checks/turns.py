@@ -16,9 +16,9 @@ from llmguard.checks.tokens_of_rows import (
     last_turn,
     masks_tally,
     names_of,
+    of_trained_turns,
     per_token,
     row_hits,
-    trained_turns,
 )
 from llmguard.contract import row_check
 from llmguard.findings import Finding, error, note, warning
@@ -44,7 +44,8 @@ def every_wanted_turn_is_trained(
     if not found.has_labels or train_on == "last":
         return Tally()
     wanted = alignment.matched & (alignment.responses > 0) & (found.input_ids.count(found.trained) > 0)
-    missing = alignment.of(Kind.RESPONSE) & ~trained_turns(found, alignment) & per_token(found, wanted)
+    missing = alignment.of(Kind.RESPONSE) & ~found.trained & per_token(found, wanted)
+    missing &= ~of_trained_turns(missing, found, alignment)
     last = missing & last_turn(found, alignment)
     rows_last = found.input_ids.count(last) > 0
     earlier_trained = (
@@ -103,12 +104,10 @@ def terminator_is_trained(
     if not found.has_labels:
         return Tally()
     whole = alignment.matched & (alignment.status != Status.CUT_RIGHT)
-    lost = (
-        alignment.of(Kind.TERMINATOR)
-        & ~found.trained
-        & per_token(found, whole)
-        & trained_turns(found, alignment)
-    )
+    lost = alignment.of(Kind.TERMINATOR) & ~found.trained & per_token(found, whole)
+    lost = of_trained_turns(lost, found, alignment)
+    if not lost.any():
+        return masks_tally(found, int(whole.sum()), lost=hits(found, source, lost, alignment))
     lost &= ~alignment.vocabulary.blank[np.clip(found.input_ids.values, 0, len(alignment.vocabulary) - 1)]
     return masks_tally(found, int(whole.sum()), lost=hits(found, source, lost, alignment))
 
