@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from llmguard_core.settings import TrainSettings
@@ -68,10 +69,17 @@ def _hardware(s: TrainSettings, model: Any, known: set[str]) -> dict[str, Any]:
         "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     )
     return {
-        "use_cpu": on_cpu, "bf16": s.dtype == "bfloat16", "fp16": s.dtype == "float16" and not on_cpu,
+        "use_cpu": on_cpu, "bf16": s.dtype == "bfloat16" or (s.dtype == "auto" and _mixed(model)),
+        "fp16": s.dtype == "float16" and not on_cpu,
         "dataloader_pin_memory": not on_cpu, checkpointing: s.gradient_checkpointing,
         f"{checkpointing}_kwargs": {"use_reentrant": False} if s.gradient_checkpointing else None,
     }  # fmt: skip
+
+
+def _mixed(model: Any) -> bool:
+    """Whether to compute in bfloat16 where nobody says: on a GPU that has it, when the weights themselves are float32."""
+    on_gpu = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return bool(on_gpu and model.dtype == torch.float32)
 
 
 def lora_config(settings: Any) -> Any:

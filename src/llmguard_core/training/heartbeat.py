@@ -1,29 +1,19 @@
-"""The run's side of the watchdog: a counter in shared memory, and a signal that has C code write all stacks."""
+"""The watchdog as a callback of any Trainer: what each moment of a run may take."""
 
 from __future__ import annotations
 
-import faulthandler
-import json
-import mmap
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from llmguard_core.training import watchdog
-from llmguard_core.training.watchdog import PHASES, SIZE, Beat
+from llmguard_core.training.watchdog import Pulse
 
 __all__ = ["Watchdog"]
 
-SIGNAL = signal.SIGRTMAX - 3 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
-"""One that schedulers, torch and `SaveOnSignal` leave alone."""
 WARM_UP = 5
+STEP = "a training step"
 
 
 class Watchdog(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
@@ -50,65 +40,30 @@ class Watchdog(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
             ends,
             grace,
         )
-        self.process: subprocess.Popen[bytes] | None = None
-        self._counter = self._steps = 0
-        self._longest = 0.0
-        self._began = time.monotonic()
-
-    def start(self, output_dir: str) -> None:
-        """Start the process; it ends with this one."""
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        self._beat, self._stacks = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop()
-        self._beat.truncate(SIZE)
-        self._memory = mmap.mmap(self._beat.fileno(), SIZE)
-        self._counter, self._steps, self._longest = 0, 0, 0.0
-        self.beat("starting", 0)
-        faulthandler.register(SIGNAL, file=self._stacks, all_threads=True, chain=False)
-        handles = (self._beat.fileno(), self._stacks.fileno())
-        settings = {
-            "pid": os.getpid(), "beat": handles[0], "stacks": handles[1], "signal": int(SIGNAL), "grace": self.grace,
-            "report": str(Path(output_dir) / "hang-report.json"), "poll": min(1.0, self.floor / 10),
-        }  # fmt: skip
-        command = [sys.executable, "-I", "-S", watchdog.__file__, json.dumps(settings)]
-        self.process = subprocess.Popen(
-            command, pass_fds=handles, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-
-    def beat(self, phase: str, step: int) -> None:
-        """Say that something was done: cheap, no system call."""
-        self._counter += 1
-        report = self.timeout
-        if phase == "a training step" and self._steps >= WARM_UP:
-            report = min(self.timeout, max(self.floor, self.factor * self._longest))
-        Beat(self._counter, step, report, self.timeout if self.ends else 0.0, PHASES.index(phase)).write(
-            self._memory
-        )
+        self.pulse: Pulse | None = None
 
     def stop(self) -> None:
-        """End the process, and free what was shared with it."""
-        if self.process is None:
-            return
-        self.beat("done", 0)
-        self.process.terminate()
-        self.process.wait()
-        faulthandler.unregister(SIGNAL)
-        self._memory.close()
-        self._beat.close()
-        self._stacks.close()
-        self.process = None
+        """Stop watching; does nothing where nothing is watched."""
+        if self.pulse is not None:
+            self.pulse.stop()
+        self.pulse = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start watching."""
         self.stop()
-        self.start(args.output_dir)
+        self._steps, self._longest, self._began = 0, 0.0, time.monotonic()
+        self.pulse = Pulse(
+            Path(args.output_dir) / "hang-report.json", poll=min(1.0, self.floor / 10), grace=self.grace
+        )
+        self._say("starting", state)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A step begins; time between steps (the loader) counts as part of it."""
-        self._say("a training step", state)
+        self._say(STEP, state)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A micro-batch is done."""
-        self._say("a training step", state)
+        self._say(STEP, state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A step is done; what follows may be an evaluation or a save."""
@@ -117,11 +72,7 @@ class Watchdog(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
             self._longest = max(self._longest, now - self._began)
         self._began, self._steps = now, self._steps + 1
         self._say(
-            "saving"
-            if control.should_save
-            else "evaluating"
-            if control.should_evaluate
-            else "a training step",
+            "saving" if control.should_save else "evaluating" if control.should_evaluate else STEP,
             state,
         )
 
@@ -139,7 +90,7 @@ class Watchdog(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start another process if this one is gone."""
-        if self.process is not None and self.process.poll() is not None:
+        if self.pulse is not None and self.pulse.process.poll() is not None:
             self.on_train_begin(args, state, control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -147,9 +98,13 @@ class Watchdog(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
         self.stop()
 
     def _say(self, phase: str, state: Any) -> None:
-        if self.process is not None:
-            self.beat(phase, state.global_step)
+        if self.pulse is None:
+            return
+        report = self.timeout
+        if phase == STEP and self._steps >= WARM_UP:
+            report = min(self.timeout, max(self.floor, self.factor * self._longest))
+        self.pulse.beat(phase, state.global_step, report, self.timeout if self.ends else 0.0)
 
     def _resume(self, state: Any, control: Any) -> None:
         self._began = time.monotonic()  # neither an evaluation nor a save is part of a step's time
-        self._say("saving" if control.should_save else "a training step", state)
+        self._say("saving" if control.should_save else STEP, state)

@@ -81,7 +81,7 @@ def train(
     return finish(
         lambda own: CoreTrainer(
             model=model, args=arguments(settings, model, validates=validation is not None), train_dataset=rows, eval_dataset=validation,
-            data_collator=collator or _collator(tokenizer), callbacks=[*own, *callbacks], **{TOKENIZER: tokenizer},
+            data_collator=collator or _collator(tokenizer, model), callbacks=[*own, *callbacks], **{TOKENIZER: tokenizer},
         ),
         settings, resume, sampler(tokenizer, held_out, settings.samples) if settings.sample_steps else None,
     )  # fmt: skip
@@ -149,9 +149,18 @@ def prepare(run: RunConfig, **encoding: Any) -> tuple[Any, Any]:
 
     m, t, d = run.model, run.train, run.data
     load = load_chat if m.kind == "chat" else load_base
+    # rounding to bfloat16 would lose most of the small updates of weights that are trained themselves
+    dtype = "float32" if (m.dtype, t.method) == ("auto", "full") else m.dtype
     loaded = one_clear_error(
         f"loading {m.path}",
-        lambda: load(m.path, adapter=m.adapter, dtype=m.dtype, device=m.device, device_map=m.device_map),
+        lambda: load(
+            m.path,
+            adapter=m.adapter,
+            tokenizer=m.tokenizer,
+            dtype=dtype,
+            device=m.device,
+            device_map=m.device_map,
+        ),
     )
     columns = Columns(d.prompt, d.response, d.messages, d.chosen, d.rejected, d.group)
     told: dict[str, Any] = {
@@ -183,23 +192,25 @@ def _encoded(run: RunConfig, encoder: Any, files: list[Path]) -> Sequence[Mappin
     return rows
 
 
-def _collator(tokenizer: Any) -> Any:
+def _collator(tokenizer: Any, model: Any) -> Any:
     from llmguard_core.collating import Collator
 
-    return Collator(tokenizer)
+    return Collator(tokenizer, dtype=model.dtype)
 
 
 def finished(settings: TrainSettings, planned: int) -> TrainResult | None:
     """What there is, if the newest whole checkpoint has all the planned steps and the final model is whole."""
     folder, final = newest(settings.output_dir), settings.output_dir / "final"
-    state = json.loads((folder / "trainer_state.json").read_text("utf-8")) if folder else {"global_step": -1}
-    step = state["global_step"]
-    if step < planned or verify(final, resume=False):
+    if folder is None:
         return None
+    state = json.loads((folder / "trainer_state.json").read_text("utf-8"))
+    if state["global_step"] < planned or verify(final, resume=False):
+        return None
+    step = state["global_step"]
     _log.info(
         "already trained: %d of %d steps are done, %s is whole; nothing was touched", step, planned, final
     )
-    return TrainResult(step, _last(state.get("log_history", [])), final, already_trained=True)
+    return TrainResult(step, _last(state["log_history"]), final, already_trained=True)
 
 
 def _let_go(trainer: Any) -> None:

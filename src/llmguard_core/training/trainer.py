@@ -47,8 +47,6 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
 
     piece: int | None = None
     """Rows that go through the model at once; None: the whole micro-batch."""
-    share: float = 1.0
-    """The part of the micro-batch's rows that the present piece has: for losses that are means over rows."""
     _at: int = -1
     _taken: Sequence[Batch] = ()
 
@@ -124,11 +122,7 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
             return loss
         losses = []
         for start in range(0, rows, size):
-            self.share = min(size, rows - start) / rows
-            try:
-                losses.append(step(model, self.cut(inputs, start, start + size), *args))
-            finally:
-                self.share = 1.0
+            losses.append(step(model, self.cut(inputs, start, start + size), *args))
         return torch.stack(losses).sum()
 
     def _guards(self) -> Iterator[Guards]:
@@ -175,8 +169,7 @@ class TokenWeighted(Base):  # type: ignore[misc]  # its base is the Trainer that
         counts = torch.zeros(2, dtype=torch.int64, device=self.args.device)
         for batch in batches:
             supervised = (batch["labels"][:, 1:] != IGNORED).sum()
-            read = batch["attention_mask"].ne(0).any(-1).sum() if _is_block(batch) else _tokens(batch)
-            counts += torch.stack([supervised, read]).to(counts.device)
+            counts += torch.stack([supervised, _read(batch).to(supervised)]).to(counts.device)
         counts = self._over_processes(counts)
         self._tokens = self._tokens.to(counts.device) + counts[1]
         return batches, counts[0]
@@ -291,11 +284,9 @@ def _has_rows(value: Any, rows: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0 and (not rows or len(value) == rows)
 
 
-def _is_block(batch: Batch) -> bool:
+def _read(batch: Batch) -> torch.Tensor:
+    """How many tokens a micro-batch has, padding aside where a plain mask tells it."""
     mask = batch.get("attention_mask")
-    return isinstance(mask, torch.Tensor) and mask.ndim == 4
-
-
-def _tokens(batch: Batch) -> torch.Tensor:
-    mask = batch.get("attention_mask")
-    return mask.sum() if isinstance(mask, torch.Tensor) else torch.tensor(batch["input_ids"].numel())
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        return mask.sum()
+    return torch.tensor(batch["input_ids"].numel())

@@ -1,4 +1,4 @@
-"""A process beside a training run that sees it stand still: standard library only, run by its path, never imported by the run's code.
+"""A process beside a training run that sees it stand still: standard library only, run by its path; and the run's side of it.
 
     python watchdog.py '{"pid": …, "beat": fd, "stacks": fd, "signal": …, "report": "…/hang-report.json", "poll": 0.5, "grace": 30}'
 
@@ -9,21 +9,27 @@ the run by SIGTERM and then SIGKILL. It ends by itself when the run does.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import mmap
 import os
 import signal
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["PHASES", "SIZE", "Beat"]
+__all__ = ["PHASES", "SIZE", "Beat", "Pulse"]
 
 PHASES = ("starting", "a training step", "evaluating", "saving", "done")
 LAYOUT = struct.Struct("<Qqddq")
 SIZE = LAYOUT.size
+SIGNAL = signal.SIGRTMAX - 3 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+"""One that schedulers, torch and `SaveOnSignal` leave alone."""
+LOOKS = 10  # at the threads, in the second between two stacks
 
 
 class Beat(NamedTuple):
@@ -43,6 +49,42 @@ class Beat(NamedTuple):
     def read(cls, memory: mmap.mmap) -> Beat:
         """What was written last."""
         return cls(*LAYOUT.unpack_from(memory, 0))
+
+
+class Pulse:
+    """The run's side: the shared counter, the signal that has C code write all stacks, and the process that watches."""
+
+    def __init__(self, report: Path, *, poll: float, grace: float) -> None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        self._beat, self._stacks = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop()
+        self._beat.truncate(SIZE)
+        self.memory, self.counter = mmap.mmap(self._beat.fileno(), SIZE), 0
+        self.beat("starting", 0, 3600.0, 0.0)
+        faulthandler.register(SIGNAL, file=self._stacks, all_threads=True, chain=False)
+        handles = (self._beat.fileno(), self._stacks.fileno())
+        settings = {
+            "pid": os.getpid(), "beat": handles[0], "stacks": handles[1], "signal": int(SIGNAL), "report": str(report), "poll": poll,
+            "grace": grace,
+        }  # fmt: skip
+        command = [sys.executable, "-I", "-S", __file__, json.dumps(settings)]
+        self.process = subprocess.Popen(
+            command, pass_fds=handles, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def beat(self, phase: str, step: int, report_after: float, end_after: float) -> None:
+        """Say that something was done: cheap, no system call. Seconds from now until a report, and until the end (0: never)."""
+        self.counter += 1
+        Beat(self.counter, step, report_after, end_after, PHASES.index(phase)).write(self.memory)
+
+    def stop(self) -> None:
+        """End the process, and free what was shared with it."""
+        self.beat("done", 0, 0.0, 0.0)
+        self.process.terminate()
+        self.process.wait()
+        faulthandler.unregister(SIGNAL)
+        self.memory.close()
+        self._beat.close()
+        self._stacks.close()
 
 
 def watch(settings: dict[str, Any]) -> None:
@@ -74,24 +116,29 @@ def watch(settings: dict[str, Any]) -> None:
 
 def _stall(settings: dict[str, Any], now: Beat, still: float) -> dict[str, Any]:
     pid = settings["pid"]
-    busy, first = _cpu_seconds(pid), _stacks(settings)
-    time.sleep(1.0)
+    busy, first, running = _cpu_seconds(pid), _stacks(settings), 0
+    for _ in range(LOOKS):
+        time.sleep(1.0 / LOOKS)
+        running += any(t["state"] == "R" for t in _threads(pid))
     busy, second = _cpu_seconds(pid) - busy, _stacks(settings)
-    threads = _threads(pid)
+    threads, computes = (
+        _threads(pid),
+        busy > 0.5 or running > LOOKS / 2,
+    )  # on a busy machine it waits for its turn
     return {
         "verdict": "stalled", "pid": pid, "step": now.step, "phase": PHASES[now.phase], "seconds": round(still, 1),
-        "diagnosis": _diagnosis(threads, busy, bool(second)), "cpu_seconds_in_one_second": round(busy, 2),
+        "diagnosis": _diagnosis(threads, computes, bool(second)), "cpu_seconds_in_one_second": round(busy, 2),
         "stack_changes": bool(first and second) and first != second, "stacks": second or first, "threads": threads,
     }  # fmt: skip
 
 
-def _diagnosis(threads: list[dict[str, str]], busy: float, has_stacks: bool) -> str:
+def _diagnosis(threads: list[dict[str, str]], computes: bool, has_stacks: bool) -> str:
     states = {t["state"] for t in threads}
     if states <= {"T", "t"}:
         return "stopped by a signal (SIGSTOP, or a debugger): SIGCONT lets it go on"
     if "D" in states:
         return "waits for a disk or a driver and cannot be interrupted"
-    if busy > 0.5:
+    if computes:
         return "computes without getting on"
     return (
         "waits without computing: a lock, another process or the network"
