@@ -209,6 +209,8 @@ CHECKS: tuple[Entry, ...] = (
     _entry("environment", "processes_can_meet", "environment", room="host"),
     _entry("environment", "python_is_supported", "environment"),
     _entry("environment", "version_pairs_are_compatible", "environment", room="versions"),
+    _entry("environment", "each_library_is_installed_once", "environment", room="installed"),
+    _entry("environment", "declared_requirements_are_installed", "sources", "environment", room="installed"),
     _entry("environment", "remote_host_lets_us_in", "remote", room="remote"),
     _entry("environment", "endpoint_answers", "remote", room="remote"),
     # storage

@@ -46,6 +46,10 @@ CLASHES = (
         "transformers>=5", "trl<0.12",
         "trl hands `tokenizer` to the Trainer, which takes only `processing_class` since 5", "trl 0.11.4, sft_trainer.py",
     ),
+    Clash(
+        "torch<2.3", "numpy>=2",
+        "torch was built against numpy 1: every conversion between the two fails with 'Numpy is not available'", "pytorch#107302",
+    ),
 )  # fmt: skip
 """Read in the released wheels of both sides."""
 

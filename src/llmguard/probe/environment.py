@@ -250,6 +250,22 @@ class Environment:
         return found
 
     @cached_property
+    def copies(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        """Every installed copy of the training libraries: distribution -> (version, folder), in the order of the import path."""
+        found: dict[str, dict[tuple[str, str], None]] = {}
+        for one in importlib.metadata.distributions():
+            name = str(one.metadata["Name"] or "").lower().replace("_", "-")
+            if name in LIBRARIES:
+                place = os.path.realpath(str(one.locate_file("")))
+                found.setdefault(name, {})[one.version, place] = None
+        return {name: tuple(copies) for name, copies in found.items()}
+
+    @cached_property
+    def providers(self) -> dict[str, tuple[str, ...]]:
+        """Importable package -> the distributions that say they bring it."""
+        return {name: tuple(dict.fromkeys(d)) for name, d in importlib.metadata.packages_distributions().items()}
+
+    @cached_property
     def requirements(self) -> dict[str, tuple[str, ...]]:
         """What each installed training library says that it requires, as its metadata has it."""
         return {name: tuple(importlib.metadata.requires(name) or ()) for name in self.installed}

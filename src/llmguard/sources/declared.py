@@ -16,7 +16,7 @@ if sys.version_info >= (3, 11):
 else:  # the parser came into the standard library with 3.11
     import tomli as tomllib
 
-__all__ = ["Declared", "declared_by", "normal"]
+__all__ = ["Declared", "declared_by", "normal", "wanted_by"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9._-]+)")
@@ -84,8 +84,38 @@ def _names_in(file: Path) -> Iterator[str]:
     return readers.get(file.suffix, _text)(file)
 
 
-def _text(file: Path, seen: frozenset[Path] = frozenset()) -> Iterator[str]:
-    """A requirements file: continuation lines, comments, `-r`, `-e`, URLs and markers as pip reads them."""
+def wanted_by(root: Path, named: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The requirement lines, and the file each is in, that a run needs: no extras, groups or files of other purposes.
+
+    Of the files named, or else of requirements.txt and pyproject.toml in the project's folder. What cannot be read is told by
+    `declared_by`.
+    """
+    files = [Path(root, name) for name in named] or [root / "requirements.txt", root / "pyproject.toml"]
+    for file in files:
+        try:
+            lines = list(_lines_wanted(file))
+        except (OSError, ValueError):
+            continue
+        yield from ((line, _shown(file, root)) for line in lines)
+
+
+def _lines_wanted(file: Path) -> Iterator[str]:
+    if file.suffix == ".toml":
+        project = tomllib.loads(file.read_text("utf-8-sig")).get("project", {})
+        yield from (line for line in project.get("dependencies", []) if isinstance(line, str))
+    elif file.suffix not in (".py", ".yml", ".yaml", ".cfg"):
+        yield from (line for line, _ in _lines(file))
+
+
+def _text(file: Path) -> Iterator[str]:
+    for line, folder in _lines(file):
+        name = _name_of(line, folder)
+        if name:
+            yield name
+
+
+def _lines(file: Path, seen: frozenset[Path] = frozenset()) -> Iterator[tuple[str, Path]]:
+    """The requirements of a file and its folder: continuation lines, comments, `-r`, `-e` as pip reads them."""
     text = file.read_text("utf-8-sig").replace("\\\n", " ")
     for raw in text.splitlines():
         line = re.sub(r"(^|\s)#.*$", "", raw).strip()
@@ -96,11 +126,9 @@ def _text(file: Path, seen: frozenset[Path] = frozenset()) -> Iterator[str]:
                 / (rest or option.removeprefix("-r").partition("=")[2] or option.removeprefix("-r")).strip()
             )
             if other not in seen and other != file:
-                yield from _text(other, seen | {file})
-        elif not option or option in ("-e", "--editable"):
-            name = _name_of(rest.strip(), file.parent)
-            if name:
-                yield name
+                yield from _lines(other, seen | {file})
+        elif (not option or option in ("-e", "--editable")) and rest.strip():
+            yield rest.strip(), file.parent
 
 
 def _name_of(line: str, folder: Path) -> str | None:
