@@ -88,7 +88,7 @@ APART = {
 
 @pytest.mark.parametrize("name", MIXED)
 def test_documents_that_see_each_other_are_found(name: str) -> None:
-    """Each of these reaches the next document in a model of the test's own, and the check says so."""
+    """`documents_do_not_see_each_other`: each of these reaches the next document in a model of the test's own, and is found."""
     columns, attention = MIXED[name]
     assert really_mixes(columns, attention)
     assert said(columns, config(attention)) == ["error"]
@@ -96,14 +96,17 @@ def test_documents_that_see_each_other_are_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", APART)
 def test_masks_that_keep_documents_apart_are_left_alone(name: str) -> None:
-    """Block-diagonal masks, in the form that the implementation reads."""
+    """`documents_do_not_see_each_other`: block-diagonal masks, in the form that the implementation reads."""
     columns, attention = APART[name]
     assert not really_mixes(columns, attention)
     assert said(columns, config(attention)) == []
 
 
 def test_positions_alone_are_judged_as_the_installed_library_takes_them() -> None:
-    """Whether restarted positions without a mask separate documents under sdpa differs between versions: the model decides."""
+    """`documents_do_not_see_each_other`: whether restarted positions separate documents without a mask.
+
+    That differs between versions: the model decides.
+    """
     columns = batch(position_ids=POSITIONS)
     for attention in ("sdpa", "eager"):
         expected = ["error"] if really_mixes(columns, attention) else []
@@ -111,7 +114,10 @@ def test_positions_alone_are_judged_as_the_installed_library_takes_them() -> Non
 
 
 def test_flash_attention_keeps_positions_apart_and_not_in_several_rows() -> None:
-    """Through transformers' own flash code: padding-free is sound with a mask of ones too, two packed rows a batch are not."""
+    """`documents_do_not_see_each_other`: through transformers' own flash code.
+
+    Padding-free is sound with a mask of ones too, two packed rows a batch are not.
+    """
     alone, two = batch(position_ids=POSITIONS), {}
     for name, column in alone.items():
         two[name] = column.repeat(2, 1)

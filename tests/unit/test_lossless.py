@@ -50,7 +50,10 @@ def told(text: str, tokenizer: Any, others: int = 0) -> list[str]:
 
 @pytest.mark.parametrize("name", LOSSY)
 def test_what_a_normaliser_drops_is_told(name: str) -> None:
-    """Capitals, accents, characters: the ids decode to another text, and the check says so; rarely, it is a note."""
+    """`tokenizer_is_lossless`: capitals, accents, characters: the ids decode to another text, and the check says so.
+
+    Rarely, it is a note.
+    """
     text, back = LOSSY[name]
     tokenizer = with_normalizer(normalizer(name))
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == back != text
@@ -71,25 +74,28 @@ def test_the_first_difference_is_shown() -> None:
 
 @pytest.mark.parametrize("name", ["NFC", "NFD"])
 def test_another_spelling_of_the_same_character_is_no_loss(name: str) -> None:
-    """Canonical normalisation, as Qwen's NFC: both spellings are one character to Unicode."""
+    """`tokenizer_is_lossless`: canonical normalisation, as Qwen's NFC.
+
+    Both spellings are one character to Unicode.
+    """
     tokenizer = with_normalizer(normalizer(name))
     for text in ("Café", "Cafe\u0301", "한국어", "\u212b"):
         assert told(text, tokenizer) == []
 
 
 def test_compatible_characters_are_a_note() -> None:
-    """NFKC writes x² as x2: a note whatever the share."""
+    """`tokenizer_is_lossless`: NFKC writes x² as x2: a note whatever the share."""
     tokenizer = with_normalizer(normalizer("NFKC"))
     assert tokenizer.decode(tokenizer("x²")["input_ids"]) == "x2"
     assert told("x² and ﬁve", tokenizer) == ["note"]  # the ligature is what is tested
 
 
 def test_the_space_of_sentencepiece_is_no_loss() -> None:
-    """A space before the text, and its sign for spaces, in text or not."""
+    """`tokenizer_is_lossless`: a space before the text, and its sign for spaces, in text or not."""
     for text in (" one two ", "one  two\tthree\n", "été, 你好", "a ▁ b"):
         assert told(text, sentencepiece()) == []
 
 
 def test_text_that_is_no_unicode_is_not_judged() -> None:
-    """A lone surrogate cannot be encoded at all: another check tells it."""
+    """`tokenizer_is_lossless`: a lone surrogate cannot be encoded at all: another check tells it."""
     assert told("half a \ud83d pair", byte_level()) == []

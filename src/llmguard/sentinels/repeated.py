@@ -59,10 +59,22 @@ def respond(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts() -> dict[str, Any]:
     """Models and tokenizers of transformers that are alive: what explains a difference."""
-    alive = [(o, {c.__name__ for c in type(o).__mro__}) for o in gc.get_objects()]
-    models = [_model(o) for o, kinds in alive if "PreTrainedModel" in kinds]
-    sides = [str(getattr(o, "padding_side", "")) for o, kinds in alive if "PreTrainedTokenizerBase" in kinds]
-    return {"models": models[:4], "padding_sides": sorted(set(sides))}
+    models = _alive("PreTrainedModel")
+    sides = {str(getattr(each, "padding_side", "")) for each in _alive("PreTrainedTokenizerBase")}
+    return {"models": [_model(each) for each in models[:4]], "padding_sides": sorted(sides)}
+
+
+def _alive(kind: str) -> list[Any]:
+    """Every living object of a class of this name, or of one derived from it."""
+    known: dict[type, bool] = {}
+    found = []
+    for each in gc.get_objects():
+        of = type(each)
+        if of not in known:
+            known[of] = any(base.__name__ == kind for base in of.__mro__)
+        if known[of]:
+            found.append(each)
+    return found
 
 
 def _model(model: Any) -> dict[str, Any]:
