@@ -7,18 +7,14 @@ would have had. `llmguard_core.compare` reads what is written here, and so does 
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
 import os
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
-
-import torch
 
 import llmguard
 from llmguard.rows import Columns, guess_columns, turns_of
@@ -30,6 +26,7 @@ from llmguard_core.fewshot import STOP, FewShot
 from llmguard_core.formats import format_for
 from llmguard_core.generation import generate
 from llmguard_core.locks import Held, locked
+from llmguard_core.memory import Device, proved_released, release, weak
 from llmguard_core.metrics import judge, summary
 
 __all__ = ["Evaluated", "Item", "evaluate", "items_of"]
@@ -182,7 +179,7 @@ class _Work:
                 before = _kept(self.file, self.identity, resume)
                 if len(before) < len(self.items):
                     write_file(beside, _json({**self.identity, "complete": False}))
-                    _alone(name, load, lambda loaded: self._rest(loaded, before))
+                    _alone(load, lambda loaded: self._rest(loaded, before))
                 told = summary(_records(self.file))
                 write_file(beside, _json({**self.identity, "complete": True, "summary": told}))
         except Held as held:
@@ -221,21 +218,16 @@ def _record(item: Item, output: str, metrics: Sequence[str], group: str | None) 
 # ---- one model at a time
 
 
-def _alone(name: str, load: Load, use: Callable[[Any], None]) -> None:
+def _alone(load: Load, use: Callable[[Any], None]) -> None:
     """Load a model, use it, and prove that nothing of it is left."""
     loaded = load()
-    watched = [weakref.ref(loaded.model), weakref.ref(next(loaded.model.parameters()))]
+    device, watched = Device(loaded.model.device), weak(loaded.model, next(loaded.model.parameters()))
     try:
         use(loaded)
     finally:
         del loaded
-        _release()
-    if any(ref() is not None for ref in watched):
-        raise CoreError(
-            "the model is still resident after its evaluation",
-            where=name,
-            remedy="Keep no reference to it where it is loaded: a second model beside it runs out of memory, or shares its layers.",
-        )
+        release(device=device)
+    proved_released(watched)
 
 
 def _loader(model: Any, environment: bool) -> Load:
@@ -251,13 +243,6 @@ def _loader(model: Any, environment: bool) -> Load:
         return chosen(model.path, environment=environment, **how)
 
     return load
-
-
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
 
 
 # ---- what was done before

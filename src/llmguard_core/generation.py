@@ -27,6 +27,7 @@ from llmguard.checks.bos import prepended
 from llmguard.errors import UsageError
 from llmguard_core.errors import DataRefused, OutOfMemory
 from llmguard_core.formats import Format
+from llmguard_core.memory import Device
 from llmguard_core.training.oom import halving
 
 __all__ = ["batch_size_for", "generate", "prompt_ids", "terminators_of"]
@@ -143,15 +144,7 @@ def batch_size_for(model: Any, length: int, rows: int) -> int:
     each = (
         length * (2 * layers * shared * per_head + 8 * config.hidden_size) * width + 4 * config.vocab_size * 4
     )
-    return max(1, min(LARGEST_BATCH, rows, int(SHARE * _free(model.device) // each)))
-
-
-def _free(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return max(1, min(LARGEST_BATCH, rows, int(SHARE * Device(model.device).free() // each)))
 
 
 def _arguments(max_new_tokens: int, temperature: float, top_p: float, stop: Sequence[str]) -> None:
@@ -196,7 +189,7 @@ def _plain(model: Any, tokenizer: Any, ends: list[int]) -> Iterator[None]:
         do_sample=False, num_beams=1, use_cache=True, pad_token_id=pad, eos_token_id=ends or None
     )
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: buffers made in it could not be trained with afterwards
             yield
     finally:
         for holder, config in zip(holders, was, strict=True):

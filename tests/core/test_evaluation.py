@@ -17,7 +17,7 @@ from support.tiny import byte_level, chat
 from llmguard.errors import UsageError
 from llmguard_core import evaluation, loading
 from llmguard_core.compare import compare
-from llmguard_core.errors import CoreError, DataRefused
+from llmguard_core.errors import CoreError, DataRefused, OutOfMemory
 from llmguard_core.evaluation import evaluate, items_of
 from llmguard_core.fewshot import POOL, STOP, Example, FewShot
 from llmguard_core.locks import locked
@@ -107,7 +107,7 @@ def test_a_model_that_somebody_keeps_is_told_before_the_next_is_loaded(
         kept.append(models(1)())
         return kept[0]
 
-    with pytest.raises(CoreError, match="still resident after its evaluation"):
+    with pytest.raises(OutOfMemory, match="LlamaForCausalLM is held by"):
         evaluate({"base": load, "sft": models(2)}, ITEMS, out=tmp_path, max_new_tokens=4)
     assert models.loaded == [1]
     assert len(lines(tmp_path / "base.jsonl")) == len(ITEMS)
@@ -166,8 +166,7 @@ def test_what_was_evaluated_and_how_is_written_beside(models: Models, tmp_path: 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("cut", [0, 1, 7])
+@pytest.mark.parametrize(("temperature", "cut"), [(0.0, 7), (1.0, 1), (0.0, 0)])
 def test_an_evaluation_that_was_ended_goes_on_where_it_stopped(
     models: Models, tmp_path: Path, temperature: float, cut: int
 ) -> None:

@@ -333,10 +333,10 @@ def test_out_of_memory_with_a_single_prompt_is_told(llama: Any, monkeypatch: pyt
 
 def test_batches_are_sized_by_free_memory(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows where there is room, one where there is none, never more than there are."""
-    monkeypatch.setattr(generation, "_free", lambda device: 64 << 30)
+    monkeypatch.setattr(generation.Device, "free", lambda device: 64 << 30)
     assert batch_size_for(llama.model, 64, 1000) == generation.LARGEST_BATCH
     assert batch_size_for(llama.model, 64, 3) == 3
-    monkeypatch.setattr(generation, "_free", lambda device: 1 << 20)
+    monkeypatch.setattr(generation.Device, "free", lambda device: 1 << 20)
     assert 1 <= batch_size_for(llama.model, 64, 1000) < generation.LARGEST_BATCH
-    monkeypatch.setattr(generation, "_free", lambda device: 0)
+    monkeypatch.setattr(generation.Device, "free", lambda device: 0)
     assert batch_size_for(llama.model, 64, 1000) == 1
