@@ -6,7 +6,6 @@ will ask for, all at once: a preflight then takes as long as its slowest part, a
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import secrets
 import sys
@@ -20,6 +19,7 @@ from llmguard.probe import driver, meeting, places, torch_probes
 from llmguard.probe.early import EARLY, GPU_PARTS, Later
 from llmguard.probe.host import Host
 from llmguard.probe.launch import Probe, run
+from llmguard.probe.libraries import Libraries
 from llmguard.probe.limits import MiB
 from llmguard.probe.machine import Computing, Driver, Folder, Gpu, Meeting, Places, Query, Torch, Writing
 from llmguard.probe.result import ProbeResult
@@ -30,15 +30,10 @@ HARD_TIMEOUT = 900.0
 """Seconds after which an import that is still moving is cut off: a cold cache on a slow network takes minutes."""
 WRITE_TIMEOUT, CLEAN_TIMEOUT = 120.0, 5.0
 PAYLOAD = 64 * MiB
-LIBRARIES = (
-    "torch", "transformers", "accelerate", "peft", "trl", "datasets", "tokenizers", "huggingface-hub", "safetensors",
-    "numpy", "bitsandbytes", "deepspeed", "unsloth", "axolotl", "llamafactory", "vllm", "sentence-transformers",
-    "lm-eval", "flash-attn", "triton", "torchvision", "torchaudio",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Environment:
+class Environment(Libraries):
     """What a run needs of its machine; what the machine says is found out on first use and once.
 
     `torch_needed_by` is the key of the project file without which torch could be missing, `torch_wanted_by` one that will want
@@ -237,47 +232,6 @@ class Environment:
     def installed_at(self) -> float:
         """When this library was installed, by the time of its file, seconds since 1970: the clock cannot be before that."""
         return Path(__file__).stat().st_mtime
-
-    @cached_property
-    def installed(self) -> dict[str, str]:
-        """Versions of the training libraries that are installed, by name; from their metadata, nothing is imported."""
-        found: dict[str, str] = {}
-        for name in LIBRARIES:
-            try:
-                found[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        return found
-
-    @cached_property
-    def copies(self) -> dict[str, tuple[tuple[str, str], ...]]:
-        """Every installed copy of the training libraries: distribution -> (version, folder), in the order of the import path."""
-        found: dict[str, dict[tuple[str, str], None]] = {}
-        for one in importlib.metadata.distributions():
-            name = str(one.metadata["Name"] or "").lower().replace("_", "-")
-            if name in LIBRARIES:
-                place = os.path.realpath(str(one.locate_file("")))
-                found.setdefault(name, {})[one.version, place] = None
-        return {name: tuple(copies) for name, copies in found.items()}
-
-    @cached_property
-    def providers(self) -> dict[str, tuple[str, ...]]:
-        """Importable package -> the distributions that say they bring it."""
-        return {name: tuple(dict.fromkeys(d)) for name, d in importlib.metadata.packages_distributions().items()}
-
-    @cached_property
-    def requirements(self) -> dict[str, tuple[str, ...]]:
-        """What each installed training library says that it requires, as its metadata has it."""
-        return {name: tuple(importlib.metadata.requires(name) or ()) for name in self.installed}
-
-    def version(self, name: str) -> str | None:
-        """The installed version of any distribution; None where there is none."""
-        if name in self.installed:
-            return self.installed[name]
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return None
 
 
 def _clean(path: str, name: str, no_progress: float) -> str:
