@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.matrix import Matrix, fault
 
 from llmguard import Audit, Finding, Findings, Project, Severity, load_project
 from llmguard.catalogue import CHECKS
@@ -120,14 +121,15 @@ def test_a_broken_torch_nobody_needs_is_a_warning(tmp_path: Path) -> None:
     [FINE, "x = 1\n", "import torch.nn\n", "def broken(:\n"],
     ids=["works", "empty", "breaks", "syntax"],
 )
-def test_a_file_named_torch_in_the_project_is_found(tmp_path: Path, text: str) -> None:
+@fault("A19")
+def test_a_file_named_torch_in_the_project_is_found(tmp_path: Path, text: str, matrix: Matrix) -> None:
     """Whether or not its import works: every `import torch` of the project gets it."""
     folder, environ = _world(tmp_path, torch=FINE)
     shadow = Path(folder, "torch.py")
     shadow.write_text(text)
-    found = _only(
-        torch_imports_in_time(Environment(folder, environ=environ, torch_needed_by="[pipeline] trainer"))
-    )
+    environment = Environment(folder, environ=environ, torch_needed_by="[pipeline] trainer")
+    found = _only(torch_imports_in_time(environment))
+    matrix.saw("shadowed", seconds=environment.torch.result.seconds, deadline=30.0)
     assert found.severity is Severity.ERROR
     assert str(shadow) in found.message
     assert "rename it" in found.remedy

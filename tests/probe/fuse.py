@@ -6,6 +6,7 @@ It passes a backing folder through and breaks what it is told to break:
     delay=0.005    seconds a call                        quota=BYTES   writes beyond it fail with EDQUOT
     fsync_error=N  fsync fails with errno N              corrupt=1     reads give back other bytes than written
     hang=OPCODE    that call is never answered           revive=1      the silence of `die_after` ends after 1.5 s
+    read_error=N   reads of libraries (.so) fail with errno N
 
 Needs root (or CAP_SYS_ADMIN) and /dev/fuse. Runs in a process of its own: a test that touched the mount itself could hang for ever. The
 mount ends with its server: when the last descriptor of /dev/fuse closes, the kernel fails every waiting call.
@@ -123,6 +124,8 @@ class Server:
             os.close(self.files.pop(struct.unpack_from("<Q", body)[0]))
             return b""
         if opcode == READ:
+            if self.faults.get("read_error") and path.endswith(".so"):
+                raise OSError(int(self.faults["read_error"]), "planted")
             return self.read(body)
         if opcode == READDIR:
             return self.readdir(path, body)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.matrix import Matrix, fault
 
 from llmguard import probe
 from llmguard.probe import ProbeResult, Verdict
@@ -66,6 +67,17 @@ EXPECTED: dict[str, tuple[Verdict, tuple[str, ...]]] = {
 }
 
 
+MATRIX = {
+    "sleeps": "A1", "ignores_all_signals": "A2", "deadlock_gil_held": "A3", "deadlock_gil_released": "A4", "spins": "A5",
+    "catastrophic_regex": "A6", "daemon_then_hang": "A7", "leaves_a_daemon": "A8", "grandchild_holds_stdout": "A9",
+    "fork_bomb": "A10", "eats_descriptors": "A12", "floods_stdout": "A13", "floods_stdout_for_ever": "A13", "segfault": "A14",
+    "abort": "A14", "exits_with_zero": "A15", "stops_itself": "A16", "reads_stdin": "A17", "missing_library": "A18",
+    "undefined_symbol": "A18", "old_glibc": "A18", "circular": "A20", "lock_of_a_living_process": "A21", "stale_lock_file": "A21",
+}  # fmt: skip
+"""fault here -> its id in the matrix"""
+CASES = [pytest.param(name, marks=fault(MATRIX[name]) if name in MATRIX else ()) for name in EXPECTED]
+
+
 @pytest.fixture(scope="module")
 def results(
     faults: ModuleType, alive: Callable[[str], list[int]], tmp_path_factory: pytest.TempPathFactory
@@ -104,30 +116,31 @@ def _start(faults: ModuleType, folder: Path, name: str) -> probe.Probe:
     )
 
 
-@pytest.mark.parametrize("fault", EXPECTED)
+@pytest.mark.parametrize("name", CASES)
 def test_a_broken_import_is_named(
-    results: dict[str, tuple[ProbeResult, float, list[int]]], fault: str
+    results: dict[str, tuple[ProbeResult, float, list[int]]], name: str, matrix: Matrix
 ) -> None:
     """Verdict and text are those of the fault, not merely some failure."""
-    verdict, words = EXPECTED[fault]
-    result = results[fault][0]
-    assert result.verdict in DISK_BOUND.get(fault, (verdict,)), result
+    verdict, words = EXPECTED[name]
+    result = results[name][0]
+    assert result.verdict in DISK_BOUND.get(name, (verdict,)), result
+    matrix.saw(result)
     text = result.explain()
     assert text.startswith("import of torch: ")
     if result.verdict is verdict:
         assert [word for word in words if word not in text] == [], text
 
 
-@pytest.mark.parametrize("fault", EXPECTED)
+@pytest.mark.parametrize("name", CASES)
 def test_a_broken_import_ends_in_time(
-    results: dict[str, tuple[ProbeResult, float, list[int]]], fault: str
+    results: dict[str, tuple[ProbeResult, float, list[int]]], name: str, matrix: Matrix
 ) -> None:
     """At the latest two seconds after its patience is over, and nobody who came of it is alive."""
-    result, seconds, living = results[fault]
-    patience = {"slow_but_moving": 2.5}.get(fault, NO_PROGRESS)
+    result, seconds, living = results[name]
+    patience = {"slow_but_moving": 2.5}.get(name, NO_PROGRESS)
     # what computes takes turns with all the others, and its silence is counted by the time that it really had
-    bound = DEADLINE if result.verdict is Verdict.SPIN or fault in DISK_BOUND else patience + 3.0
-    assert seconds <= bound + 2.0, (seconds, result)
+    bound = DEADLINE if result.verdict is Verdict.SPIN or name in DISK_BOUND else patience + 3.0
+    matrix.saw(result, seconds=seconds, deadline=bound)
     assert result.survivors == ()
     assert living == []
 
@@ -144,8 +157,8 @@ def test_output_is_capped_and_its_end_is_kept(
     results: dict[str, tuple[ProbeResult, float, list[int]]],
 ) -> None:
     """A flood of megabytes leaves the newest 100 kB, and says what is missing."""
-    for fault in ("floods_stdout", "floods_stdout_for_ever"):
-        output = results[fault][0].output
+    for name in ("floods_stdout", "floods_stdout_for_ever"):
+        output = results[name][0].output
         assert 50_000 < len(output) < 101_000
         assert "bytes before this are not kept" in output.splitlines()[0]
     assert results["floods_stdout"][0].output.rstrip().endswith("the last line")
@@ -153,8 +166,8 @@ def test_output_is_capped_and_its_end_is_kept(
 
 def test_the_stack_says_where(results: dict[str, tuple[ProbeResult, float, list[int]]]) -> None:
     """A process that ignores every signal still tells its stack: a thread answers."""
-    for fault in ("sleeps", "ignores_all_signals", "deadlock_gil_held", "spins", "segfault"):
-        assert "torch/__init__.py" in results[fault][0].stack, fault
+    for name in ("sleeps", "ignores_all_signals", "deadlock_gil_held", "spins", "segfault"):
+        assert "torch/__init__.py" in results[name][0].stack, name
     assert results["stops_itself"][0].stack == ""
 
 
@@ -181,12 +194,16 @@ def test_the_parent_never_imports_torch(results: dict[str, tuple[ProbeResult, fl
         pytest.skip("another test of this session has imported torch here")
 
 
-def test_memory_that_grows_without_bound_is_stopped(faults: ModuleType, tmp_path: Path) -> None:
+@fault("A11")
+def test_memory_that_grows_without_bound_is_stopped(
+    faults: ModuleType, tmp_path: Path, matrix: Matrix
+) -> None:
     """By the resident size of the tree, looked at ten times a second, and by the kernel's limit on data."""
     home = {"PYTHONPATH": str(faults.package(tmp_path, "allocates_for_ever"))}
     seen = probe.start(TORCH, timeout=20, env=home, limits=probe.Limits(memory=2**28))
     told = probe.start(TORCH, timeout=20, env=home, limits=probe.Limits(data=2**28))
     by_size, by_kernel = seen.wait(), told.wait()
+    matrix.saw(by_size)
     assert (by_size.verdict, by_kernel.verdict) == (Verdict.RESOURCE, Verdict.RESOURCE)
     assert "MiB of memory, above its limit" in by_size.explain()
     assert by_kernel.failure is not None

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.matrix import Matrix, fault
 
 from llmguard import UsageError, probe
 from llmguard.probe import ProbeResult, Verdict, launch
@@ -66,17 +67,21 @@ def _finish(driver: subprocess.Popen[str]) -> str:
     return errors
 
 
-def test_a_killed_parent_leaves_no_orphan(tmp_path: Path, alive: Alive) -> None:
+@fault("A27")
+def test_a_killed_parent_leaves_no_orphan(tmp_path: Path, alive: Alive, matrix: Matrix) -> None:
     """kill -9 of the parent ends the whole tree within two seconds, its scratch files too."""
     driver, nonce = _driver("running.wait()", tmp_path)
     assert _until(lambda: len(alive(nonce)) == 2, 10), "the fault did not fire: no tree to be orphaned"
     driver.kill()
+    started = time.monotonic()
     assert _until(lambda: alive(nonce) == [], 2.0)
+    matrix.saw("no orphan", seconds=time.monotonic() - started, deadline=0.0)
     assert _until(lambda: list(tmp_path.iterdir()) == [], 2.0)
     _finish(driver)
 
 
-def test_ctrl_c_ends_the_tree(tmp_path: Path, alive: Alive) -> None:
+@fault("A28")
+def test_ctrl_c_ends_the_tree(tmp_path: Path, alive: Alive, matrix: Matrix) -> None:
     """KeyboardInterrupt reaches the caller within a second, and nobody is left."""
     run = f"running.cancel()\nprobe.run({FAMILY!r}, timeout=600, no_progress=None)"
     code = DRIVER.format(then=run).replace("sys.argv[1]", "'pass'")
@@ -88,6 +93,7 @@ def test_ctrl_c_ends_the_tree(tmp_path: Path, alive: Alive) -> None:
     started = time.monotonic()
     driver.send_signal(signal.SIGINT)
     errors = _finish(driver)
+    matrix.saw("KeyboardInterrupt", seconds=time.monotonic() - started, deadline=0.0)
     assert time.monotonic() - started < 1.5
     assert "KeyboardInterrupt" in errors
     assert alive(str(tmp_path)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 from llmguard.probe import Failure, ProbeResult, Verdict, stacks
@@ -12,6 +13,7 @@ __all__ = ["cause_and_remedy", "place_of"]
 
 _LIBRARY = re.compile(r"([\w.+-]+\.so[\w.]*): cannot open shared object file")
 _TOO_OLD = re.compile(r"(GLIBC|GLIBCXX|CXXABI)_[\d.]+")
+_DISK = (errno.EIO, errno.ESTALE)
 _REINSTALL = "reinstall torch in a fresh virtual environment with the command of pytorch.org for this machine"
 _LOOK = "look at the stack in the evidence of this finding, or run `python -X importtime -c 'import torch'`"
 
@@ -81,6 +83,11 @@ def _of_signal(result: ProbeResult) -> tuple[str, str]:
 
 def _of_failure(failure: Failure) -> tuple[str, str]:
     text = failure.message
+    if failure.errno in _DISK or any(os.strerror(number) in text for number in _DISK):
+        return (
+            "the disk or the network volume under the environment fails",
+            "move the environment to a local disk; look at `dmesg`",
+        )
     if library := _LIBRARY.search(text):
         return _of_library(library[1])
     if needed := _TOO_OLD.search(text):
@@ -97,11 +104,6 @@ def _of_failure(failure: Failure) -> tuple[str, str]:
         return "an installation that is half one version and half another", _REINSTALL
     if failure.kind == "ModuleNotFoundError":
         return f"{failure.name} is not installed, and torch needs it", f"python -m pip install {failure.name}"
-    if failure.errno in (errno.EIO, errno.ESTALE):
-        return (
-            "the disk or the network volume under the environment fails",
-            "move the environment to a local disk",
-        )
     return (
         "an installation that is damaged, or a setting of the environment that torch reads on import",
         _REINSTALL,

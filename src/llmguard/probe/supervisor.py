@@ -191,7 +191,10 @@ class Supervisor:
         """The handler in C answers also where the interpreter's lock is held; the other one names lock files."""
         for number in (kernel.DUMP_SIGNAL, kernel.ASK_SIGNAL):
             if self._catches(number):
-                os.kill(self.child, number)
+                try:
+                    os.kill(self.child, number)
+                except OSError:  # it has become another user, or has just ended
+                    return
         self._wait_for("asked", 0.25 if self._catches(kernel.ASK_SIGNAL) else 0.05)
 
     def _catches(self, number: int) -> bool:
