@@ -171,7 +171,8 @@ def run_all(jobs: list[Job], known: Known, workers: int) -> None:
                 running[start(job, Path(room))] = (job, Path(room), time.monotonic())
             pid, status = os.waitpid(-1, os.WNOHANG)
             for late in [p for p, (_, _, since) in running.items() if time.monotonic() - since > PATIENCE]:
-                os.kill(late, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+                    os.kill(late, signal.SIGKILL)
             if not pid:
                 time.sleep(0.05)
                 continue

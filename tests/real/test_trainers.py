@@ -34,6 +34,9 @@ WRONG = {
     "overwritten": {"collator_keeps_labels"},
     "whole_text": {"every_prompt_token_is_masked"},
     "cut": {"responses_are_not_cut"},
+    "dropping": {"trainer_keeps_every_row"},
+    "masked_packed": {"every_row_has_a_supervised_token"},
+    "seeing": {"documents_do_not_see_each_other"},
 }
 """Wrong Trainers and the checks that are to say so."""
 FAMILIES = {"template", "tokens", "masking", "collation", "packing", "prompts", "data", "source", "training"}

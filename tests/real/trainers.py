@@ -144,6 +144,36 @@ def cut() -> Any:
     return sft(pairs(), max_length=160)
 
 
+def too_long() -> list[dict[str, str]]:
+    """Every fourth prompt fills a row by itself: nothing of its response is left, and TRL drops the row."""
+    found = pairs()
+    return [{**p, "prompt": p["prompt"] * (30 if i % 4 == 0 else 1)} for i, p in enumerate(found)]
+
+
+def dropping() -> Any:
+    """Wrong: rows are lost without a word in the preparation."""
+    return sft(too_long())
+
+
+def masked_packed() -> Any:
+    """Wrong: the same under packing, which cuts such a row and keeps it: a document of which nothing is trained."""
+    return sft(too_long(), packing=True)
+
+
+def seeing() -> Any:
+    """Wrong: a collator around TRL's own puts a mask of ones beside the positions, and packed documents see each other."""
+    made = packed()
+    own = made.data_collator
+
+    def collate(rows: list[Any]) -> Any:
+        batch = own(rows)
+        batch["attention_mask"] = batch["input_ids"].new_ones(batch["input_ids"].shape)
+        return batch
+
+    made.data_collator = collate
+    return made
+
+
 def preference() -> Any:
     """Right: pairs, whose batches have no input_ids of one row each."""
     from trl import DPOConfig, DPOTrainer

@@ -35,10 +35,12 @@ def trainer_keeps_every_row(trainer: Mapping[str, Any], rows: Any) -> Yields:
     count = trainer.get("documents") if packed else count
     if not isinstance(count, int):
         return 0
-    if count < len(source) and count + held_out < len(source):
+    as_documents = " as documents of packed rows" if packed else ""
+    if count + held_out < len(source):
         yield warning(
             _where("rows"),
-            what=f"the Trainer has {count:,} of the {len(source):,} rows of the training split, and evaluates on {held_out:,}",
+            what=f"the Trainer has {count:,} of the {len(source):,} rows of the training split{as_documents}, and evaluates on "
+            f"{held_out:,}",
             why="rows are lost without a word: frameworks drop those whose labels are all -100, that are too long, or that do not parse",
             cause="a filter in the preparation, rows without any supervised token, or a slice that was left in",
             remedy="count rows before and after every step of the preparation, and look at those that are missing",
