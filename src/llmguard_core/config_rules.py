@@ -17,7 +17,7 @@ from llmguard.configs.rules import RULES
 from llmguard.configs.runs import Run
 from llmguard.configs.sizes import count_rows
 from llmguard_core.errors import DataRefused
-from llmguard_core.settings import RunConfig, TrainSettings
+from llmguard_core.settings import LoraSettings, RunConfig, TrainSettings
 
 __all__ = ["Objective", "Problem", "problems_between", "steps_of"]
 
@@ -51,10 +51,11 @@ class _Case:
     folder: Path
 
     def says(self, key: str) -> bool:
-        """Whether the file names a setting."""
+        """Whether the file gives a setting another value than it has anyway (a config written by a program may name them all)."""
         section, _, name = key.partition(".")
         table = self.given.get(section)
-        return isinstance(table, dict) and table.get(name) is not None
+        fields = getattr(RunConfig.model_fields[section].annotation, "model_fields", {})
+        return isinstance(table, dict) and table.get(name) not in (None, fields[name].default)
 
     @property
     def trains(self) -> bool:
@@ -234,7 +235,7 @@ def _rate(case: _Case) -> Iterator[Problem]:
 def _adapter(case: _Case) -> Iterator[Problem]:
     train, lora = case.config.train, case.config.lora
     if train.method == "full":
-        if "lora" in case.given:
+        if lora != LoraSettings():
             told = "method is full: all weights are trained and this section does nothing; remove it, or write `method: lora`"
             yield Problem("lora", told, ("train.method",))
         return

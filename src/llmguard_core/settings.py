@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 
 from llmguard.configs.places import is_there, near_names
 from llmguard.configs.rules import RULES, Rule
+from llmguard.project.schema import FormatTable
 from llmguard.project.schema import Prompt as PromptTable
 
 __all__ = [
@@ -116,7 +117,9 @@ Local = Annotated[Path, Field(strict=False), AfterValidator(_local)]
 """A path, from the config's folder on."""
 Files = Annotated[list[Path], BeforeValidator(_files)]
 ModelName = Annotated[str | None, AfterValidator(_model)]
-Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+_ONE_OR_MANY = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+Texts = Annotated[list[str], _ONE_OR_MANY]
+Metric = Literal["exact_match", "contains", "token_f1", "gsm8k"]
 Count = Annotated[int, Field(ge=1)] | None
 MaxSteps = Annotated[Count, BeforeValidator(lambda value: None if value == -1 else value)]
 """-1 is how transformers writes "not set"."""
@@ -166,6 +169,11 @@ class PromptSettings(PromptTable):
 
     few_shot: Annotated[int, Field(ge=0, le=16, strict=True)] = 0
     examples: Files = Field(default_factory=list)
+
+    @property
+    def table(self) -> str | dict[str, str] | None:
+        """The format as `llmguard_core.formats.format_for` takes it: a name, a table of texts, or None for the model's own."""
+        return self.format.model_dump() if isinstance(self.format, FormatTable) else self.format
 
 
 class TrainSettings(Section):
@@ -235,11 +243,12 @@ class EvaluationSettings(Section):
 
     models: dict[str, ModelSettings] = {}
     items: Files = []
-    metrics: Texts = ["exact_match"]
+    metrics: Annotated[list[Metric], _ONE_OR_MANY] = ["exact_match"]
     limit: Count = None
     output_dir: Local = Path("evaluation")
     results: dict[str, Local] = {}
     id: str = "id"
+    score: str | None = None
     group: str | None = None
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     smallest_effect: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -277,3 +286,9 @@ class RunConfig(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     generation: GenerationSettings = GenerationSettings()
     queue: QueueSettings = QueueSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_section(cls, given: Any) -> Any:
+        """A section that is left out is read like an empty one: its paths start from the config's folder, too."""
+        return {**{name: {} for name in cls.model_fields}, **given} if isinstance(given, dict) else given

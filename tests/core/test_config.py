@@ -50,6 +50,7 @@ def test_a_usual_run_is_read_with_paths_from_its_own_folder(write: Write) -> Non
     folder = write("").parent
     assert config.data.train == [folder / "train.jsonl"]
     assert (config.train.output_dir, config.queue.directory) == (folder / "out", folder / "q")
+    assert config.evaluation.output_dir == folder / "evaluation"
     assert (config.model.path, config.train.batch_size, config.train.accumulation) == ("org/base", 4, 1)
     assert config.train.learning_rate == pytest.approx(2e-4)
 
@@ -232,6 +233,17 @@ def test_a_mapping_is_judged_as_a_file_is(tmp_path: Path) -> None:
     assert config.train.output_dir == tmp_path / "x"
     with pytest.raises(SettingsError, match=r"did you mean `lora\.rank`"):
         make_config({"lora": {"rankk": 3}})
+
+
+@pytest.mark.parametrize("lines", ["method: full", "warmup_steps: 2, batch_size: 8", "max_steps: 7"])
+def test_a_config_that_a_program_wrote_out_in_full_reads_as_it_was(
+    write: Write, lines: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every default written out contradicts nothing: what is dumped can be loaded again."""
+    config = load_config(write(f"{RUN}train: {{{lines}}}\n"), objective="sft")
+    dumped = write(json.dumps(config.model_dump(mode="json")), "whole.json")
+    assert load_config(dumped, objective="sft") == config
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
