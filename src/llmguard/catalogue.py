@@ -215,6 +215,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("environment", "endpoint_answers", "remote", room="remote"),
     # storage
     _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
+    _entry("storage", "output_dir_outlives_the_container", "environment", room="volumes"),
     _entry("storage", "named_paths_answer", "mounts", room="mounts"),
     _entry("storage", "repository_takes_a_commit", "repository", room="repository"),
     _entry("storage", "cached_model_is_whole", "hub_cache", room="hub_cache"),

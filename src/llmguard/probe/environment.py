@@ -52,6 +52,7 @@ class Environment(Libraries):
     folders: tuple[Folder, ...] = ()
     checkpoint_size: int | None = None
     payload: int = PAYLOAD
+    mounts: str | None = None
     environ: Mapping[str, str | None] = field(default_factory=dict)
     offline: bool = field(default_factory=lambda: _on("HF_HUB_OFFLINE") or _on("TRANSFORMERS_OFFLINE"))
     python: tuple[int, int] = field(default_factory=lambda: (sys.version_info[0], sys.version_info[1]))

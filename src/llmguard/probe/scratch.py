@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["NETWORK", "make", "mount_of", "mountinfo", "remove"]
+__all__ = ["NETWORK", "make", "mount_of", "mountinfo", "mounts_in", "remove"]
 
 _NETWORKS = (
     "nfs nfs4 cifs smb3 smbfs ceph lustre gpfs beegfs 9p afs glusterfs orangefs pvfs2 virtiofs autofs panfs"
@@ -30,16 +30,21 @@ def mount_of(path: str, mounts: str | None = None) -> tuple[str, str, str]:
     /proc/self/mountinfo.
     """
     best = ("", "", "")
-    for line in (mountinfo() if mounts is None else mounts).splitlines():
-        left, _, right = line.partition(" - ")
-        fields, kinds = left.split()[4:5], right.split()[:2]
-        if not fields or not kinds[1:]:
-            continue
-        point = _unescaped(fields[0])
+    for mount in mounts_in(mountinfo() if mounts is None else mounts):
+        point = mount[0]
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best[0]):  # of two mounts on one point the later one is seen
-            best = (point, kinds[0], _unescaped(kinds[1]))
+            best = mount
     return best
+
+
+def mounts_in(text: str) -> Iterator[tuple[str, str, str]]:
+    """Mount point, type and source of every line of /proc/self/mountinfo."""
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kinds = left.split()[4:5], right.split()[:2]
+        if fields and kinds[1:]:
+            yield _unescaped(fields[0]), kinds[0], _unescaped(kinds[1])
 
 
 def is_remote(kind: str) -> bool:
