@@ -15,7 +15,6 @@ import warnings
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from llmguard import (
@@ -28,11 +27,14 @@ from llmguard import (
 )
 from llmguard.evidence.adapter import read_adapter
 from llmguard.evidence.model import ModelFolder
-from llmguard_core.errors import LoadRefused
+from llmguard_core.errors import LoadRefused, OutOfMemory
 from llmguard_core.folders import first_line, model_folder, refuse, refuse_instruct
 from llmguard_core.tokenizer import Kind, load_tokenizer, tokenisation, tokenizer_in
 
 __all__ = ["Loaded", "load_base", "load_chat", "load_tokenizer"]
+
+MISSING = {"missing_keys": "missing", "mismatched_keys": "of another shape"}
+"""What transformers calls tensors that it makes anew, with a warning only."""
 
 _log = logging.getLogger(__name__)
 
@@ -153,43 +155,46 @@ def _refuse_foreign(path: Path, folder: ModelFolder, tokenizer: Any) -> None:
 def _weights(folder: ModelFolder, dtype: str, device: Any, device_map: Any) -> tuple[Any, list[str]]:
     import torch
 
+    from llmguard_core.memory import pick_device
     from llmguard_core.training.oom import one_clear_error
 
     if device is not None and device_map is not None:
-        raise LoadRefused(
-            "both device and device_map are given", where=folder.name, remedy="Give one of them."
-        )
-    place = torch.device(device or _best_device())
+        told = "both device and device_map are given"
+        raise LoadRefused(told, where=folder.name, remedy="Give one of them.")
+    place = pick_device(device)
     wanted: Any = "auto" if dtype == "auto" else getattr(torch, dtype, None)
     if not isinstance(wanted, (str, torch.dtype)):
-        raise LoadRefused(
-            f"there is no dtype {dtype!r}",
-            where=folder.name,
-            remedy="Use auto, float32, bfloat16 or float16.",
-        )
-    if wanted == "auto" and place.type == "cpu" and device_map is None:
+        told = f"there is no dtype {dtype!r}"
+        raise LoadRefused(told, where=folder.name, remedy="Use auto, float32, bfloat16 or float16.")
+    if wanted == "auto" and place.on_cpu and device_map is None:
         # half precision on a CPU is slow, and a batch of several differs from one by one
         wanted = torch.float32
-    needed = sum(prod(t.shape) * (4 if wanted == torch.float32 else 2) for t in folder.tensors.values())
-    what = f"loading {folder.name} (about {needed / 2**30:.1f} GiB of weights)"
-    model = one_clear_error(what, lambda: _from_pretrained(folder, wanted, device_map, place))
-    where = f"device map {device_map!r}" if device_map is not None else str(place)
+    needed = _bytes(folder, wanted)
+    if device_map is None and needed > (free := place.free()):
+        raise OutOfMemory(
+            f"its weights need {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free on {place.device}; nothing was loaded",
+            where=f"loading {folder.name}",
+            remedy='Use dtype="bfloat16", device_map="auto" over several devices, or a smaller model.',
+        )
+    what = f"loading {folder.name} ({needed / 2**30:.2f} GiB of weights)"
+    model = one_clear_error(what, lambda: _from_pretrained(folder, wanted, device_map, place.device))
+    where = f"device map {device_map!r}" if device_map is not None else str(place.device)
     size = f"{model.num_parameters():,} parameters in {str(model.dtype).removeprefix('torch.')} on {where}"
-    return model, [
-        f"weights: {type(model).__name__}, {size}, from {'safetensors' if folder.tensors else 'pickles (weights_only)'}"
-    ]
+    kind = "safetensors" if folder.tensors else "pickles that torch reads without running them (weights_only)"
+    return model, [f"weights: {type(model).__name__}, {size}, from {kind}"]
 
 
-def _best_device() -> Any:
-    from llmguard_core.memory import pick_device
-
-    return pick_device()
+def _bytes(folder: ModelFolder, dtype: Any) -> int:
+    tensors = folder.tensors.values()
+    if dtype == "auto":
+        return sum(t.stop - t.start for t in tensors)
+    return sum(prod(t.shape) for t in tensors) * int(dtype.itemsize)
 
 
 def _from_pretrained(folder: ModelFolder, dtype: Any, device_map: Any, place: Any) -> Any:
     import transformers
 
-    from llmguard_core.training.oom import is_oom
+    from llmguard_core.training.oom import classify
 
     new_name = tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56)
     more = {"dtype" if new_name else "torch_dtype": dtype} | (
@@ -197,18 +202,23 @@ def _from_pretrained(folder: ModelFolder, dtype: Any, device_map: Any, place: An
     )
     try:
         model, told = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder.path), local_files_only=True, weights_only=True, output_loading_info=True, **more
+            str(folder.path),
+            local_files_only=True,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name and shape
+            **more,
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, UnpicklingError) as fault:
-        if is_oom(fault):
+    except Exception as fault:  # whatever transformers raises for what lies in the folder
+        if classify(fault) != "other":
             raise
         raise LoadRefused(
             f"it does not load: {type(fault).__name__}: {first_line(fault)}", where=folder.name
         ) from None
-    for kind in ("missing_keys", "mismatched_keys"):
+    for kind in MISSING:
         if lost := sorted(map(str, told.get(kind) or ())):
             raise LoadRefused(
-                f"{len(lost)} tensors of the model have {kind.replace('_', ' ')} in its files ({lost[0]} …): they would start at random",
+                f"{len(lost)} tensors of the model are {MISSING[kind]} in its files ({lost[0]} …): they would start at random",
                 where=folder.name,
                 remedy="Save the model again with save_pretrained, or copy the config that belongs to these weights.",
             )
