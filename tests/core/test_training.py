@@ -300,3 +300,39 @@ def test_rows_without_a_supervised_token_do_no_harm(tmp_path: Path) -> None:
         for i, d in enumerate([UNEVEN[4:8] + mute, UNEVEN[4:8] + UNEVEN[4:8]])
     ]
     assert same(*nets)
+
+
+FILE = """
+model: {{path: {model}, kind: base}}
+data: {{train: train.jsonl, validation: held.jsonl}}
+prompt: {{format: alpaca}}
+train: {{output_dir: out, learning_rate: 5.0e-3, max_steps: 40, accumulation: 2, max_length: 96, logging_steps: 5, save_steps: 20,
+  eval_steps: 20, sample_steps: 20, warmup_ratio: 0.1, {more}}}
+"""
+
+
+@pytest.mark.parametrize(("method", "packing"), [("lora", False), ("full", True)])
+def test_a_config_is_a_run(tmp_path: Path, method: str, packing: bool) -> None:
+    """From a file to a whole final model: base loaded, rows encoded and checked, trained, evaluated; the loss falls on both splits."""
+    from llmguard_core.checkpoints import verify
+    from llmguard_core.training import sft
+
+    model(max_position_embeddings=128).save_pretrained(tmp_path / "base")
+    byte_level().save_pretrained(tmp_path / "base")
+    for name, numbers in (("train", range(40)), ("held", range(40, 48))):
+        lines = [
+            json.dumps({"prompt": f"what is {i}?", "response": "one" + " two" * (i % 7)}) for i in numbers
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    file = tmp_path / "run.yaml"
+    more = "packing: true, batch_size: 1" if packing else "packing: false, batch_size: 4"
+    file.write_text(FILE.format(model=tmp_path / "base", more=f"{more}, method: {method}"))
+    result = sft(file)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    held = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    assert result.steps == 40
+    assert [a for a in result.alarms if a.stops] == []
+    assert held[-1] < held[0] < 5.9
+    assert verify(result.final, resume=False) == []
+    weights = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    assert (result.final / weights).is_file()

@@ -1,4 +1,4 @@
-"""What is kept of a step that went wrong: the batch as it was, and how much memory is in use."""
+"""What is told of a step that went wrong: the batch as it was, the memory that was needed and the memory that there is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["dump", "used_memory"]
+from llmguard.estimates import Interval, Training, architecture_of, estimate_training
+from llmguard_core.memory import pick_device
+
+__all__ = ["dump", "room"]
 
 LOOKING = 10.0  # seconds to look for a batch's rows in the data
 
@@ -40,18 +43,18 @@ def dump(
     return file
 
 
-def used_memory(model: Any) -> int:
-    """Bytes that the model's device has allocated for this process; on a CPU, what the process holds."""
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    if device.type == "mps":
-        return int(torch.mps.current_allocated_memory())
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # not Linux
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def room(model: Any, args: Any, tokens: int) -> str:
+    """What one row of so many tokens needs, by the estimate from the model's config, against what there is."""
+    device = pick_device(args.device)
+    sizes = architecture_of(model.config.to_dict())
+    if sizes is None:
+        return f"There is: {device}."
+    run = Training(
+        batch=1, length=Interval(tokens, tokens), method="lora" if hasattr(model, "peft_config") else "full",
+        weights=str(model.dtype).removeprefix("torch."), compute="bfloat16" if args.bf16 else "", device="cpu" if device.on_cpu else "gpu",
+        checkpointing=bool(getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)),
+    )  # fmt: skip
+    return f"A step needs about {estimate_training(sizes, run).peak.text}. There is: {device}."
 
 
 def _is_table(value: Any) -> bool:
@@ -76,21 +79,3 @@ def _numbers(ids: list[list[int]], masks: list[list[int]] | None, dataset: Any) 
 
 def _bare(row: list[int], mask: list[int] | None) -> list[int]:
     return row if mask is None else [t for t, kept in zip(row, mask, strict=True) if kept]
-
-
-def empty_cache() -> None:
-    """Give what the allocators of the devices hold without need back."""
-    for name in ("cuda", "mps", "xpu"):
-        module = getattr(torch, name, None)
-        if module is not None and module.is_available():
-            module.empty_cache()
-
-
-def described_memory() -> str:
-    """`allocated 10.2, reserved 11.0, free 0.4 of 24.0 GiB on cuda:0`; on a CPU what the process may still take."""
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        held = (torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), free, total)
-        allocated, reserved, free_, total_ = (f"{n / 2**30:.1f}" for n in held)
-        return f"allocated {allocated}, reserved {reserved}, free {free_} of {total_} GiB on cuda:{torch.cuda.current_device()}"
-    return "on a CPU"

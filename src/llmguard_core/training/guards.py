@@ -24,7 +24,8 @@ import torch
 from transformers import TrainerCallback
 
 from llmguard_core.errors import TrainingStopped
-from llmguard_core.training.evidence import dump, used_memory
+from llmguard_core.memory import Device
+from llmguard_core.training.evidence import dump
 from llmguard_core.training.trends import trend
 
 __all__ = ["MARKERS", "Alarm", "Guards", "Limits"]
@@ -283,7 +284,9 @@ class Guards(TrainerCallback):  # type: ignore[misc]  # transformers ships no ty
             )
 
     def _watch_memory(self, state: Any, model: Any) -> None:
-        self._used.append(self.memory() if self.memory else used_memory(model))
+        self._used.append(
+            self.memory() if self.memory else Device(next(model.parameters()).device).allocated()
+        )
         size = self.limits.trend_steps
         if len(self._used) < size + self.limits.window:  # the first steps fill caches
             return

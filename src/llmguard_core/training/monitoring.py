@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from transformers import TrainerCallback
 
-from llmguard_core.training.evidence import used_memory
+from llmguard_core.memory import Device
 from llmguard_core.training.guards import Alarm, Guards
 
 __all__ = ["PANELS", "Monitor", "png", "read_metrics", "svg"]
@@ -45,7 +45,8 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers ships no t
         if not state.is_world_process_zero:
             return
         model = more.get("model")
-        memory = {} if model is None else {"memory_mib": round(used_memory(model) / 2**20, 2)}
+        used = Device(next(model.parameters()).device).allocated() if model is not None else 0
+        memory = {"memory_mib": round(used / 2**20, 2)}
         samples = self.guards.samples if self.guards else {}
         self.write({"step": state.global_step, **(logs or {}), **memory, **samples})
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import torch
 
 from llmguard_core.errors import OutOfMemory
-from llmguard_core.training.evidence import described_memory, empty_cache
+from llmguard_core.memory import pick_device
 
 __all__ = ["classify", "halving", "is_oom", "one_clear_error"]
 
@@ -107,14 +107,14 @@ def one_clear_error(what: str, work: Callable[[], Result]) -> Result:
         traceback.clear_frames(error.__traceback__)
     _release()
     raise OutOfMemory(
-        f"no memory left: {failure}. {described_memory()}", where=what,
+        f"no memory left: {failure}. There is: {pick_device()}", where=what,
         remedy="Use a smaller dtype, method: lora, gradient_checkpointing, or a device_map over several devices.",
     )  # fmt: skip
 
 
 def _release() -> None:
     gc.collect()
-    empty_cache()
+    pick_device().empty_cache()
 
 
 def _plain(failure: str) -> OutOfMemory:

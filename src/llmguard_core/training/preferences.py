@@ -35,26 +35,19 @@ def dpo(config: RunConfig | Path | str) -> TrainResult:
     Raises:
         SettingsError, LoadRefused, DataRefused, CheckFailed: before anything is trained. And what `train` raises.
     """
-    from llmguard.rows import read_files
+    from llmguard_core.encoding import read_rows
 
     run = config if isinstance(config, RunConfig) else load_config(config, objective="dpo")
     loaded, encoder = prepare(run, train_on="last")
-    splits = [
-        encode_pairs(
-            encoder, read_files(files, columns=encoder.columns), strict=run.train.overflow == "error"
-        )
-        for files in (run.data.train, run.data.validation)
-        if files
-    ]
-    validation = splits[1] if len(splits) > 1 else None
+    d, strict = run.data, run.train.overflow == "error"
+    pairs = encode_pairs(encoder, read_rows(d.train, encoder.columns), strict=strict)
+    validation = (
+        encode_pairs(encoder, read_rows(d.validation, encoder.columns, "validation"), strict=strict)
+        if d.validation
+        else None
+    )
     return train_pairs(
-        loaded.model,
-        loaded.tokenizer,
-        splits[0],
-        run.train,
-        validation=validation,
-        dpo=run.dpo,
-        lora=run.lora,
+        loaded.model, loaded.tokenizer, pairs, run.train, validation=validation, dpo=run.dpo, lora=run.lora
     )
 
 

@@ -135,9 +135,8 @@ def sft(config: RunConfig | Path | str) -> TrainResult:
     """
     run = config if isinstance(config, RunConfig) else load_config(config, objective="sft")
     loaded, encoder = prepare(run)
-    splits = [_encoded(run, encoder, files) for files in (run.data.train, run.data.validation) if files]
-    validation = splits[1] if len(splits) > 1 else None
-    return train(loaded.model, loaded.tokenizer, splits[0], run.train, validation=validation, lora=run.lora)
+    rows, validation = (_encoded(run, encoder, split) for split in ("train", "validation"))
+    return train(loaded.model, loaded.tokenizer, rows, run.train, validation=validation, lora=run.lora)
 
 
 def prepare(run: RunConfig, **encoding: Any) -> tuple[Any, Any]:
@@ -151,16 +150,13 @@ def prepare(run: RunConfig, **encoding: Any) -> tuple[Any, Any]:
     load = load_chat if m.kind == "chat" else load_base
     # rounding to bfloat16 would lose most of the small updates of weights that are trained themselves
     dtype = "float32" if (m.dtype, t.method) == ("auto", "full") else m.dtype
-    loaded = one_clear_error(
-        f"loading {m.path}",
-        lambda: load(
-            m.path,
-            adapter=m.adapter,
-            tokenizer=m.tokenizer,
-            dtype=dtype,
-            device=m.device,
-            device_map=m.device_map,
-        ),
+    loaded = load(
+        m.path,
+        adapter=m.adapter,
+        tokenizer=m.tokenizer,
+        dtype=dtype,
+        device=m.device,
+        device_map=m.device_map,
     )
     columns = Columns(d.prompt, d.response, d.messages, d.chosen, d.rejected, d.group)
     told: dict[str, Any] = {
@@ -170,26 +166,17 @@ def prepare(run: RunConfig, **encoding: Any) -> tuple[Any, Any]:
         **encoding,
     }
     return loaded, Encoder(
-        loaded.tokenizer,
-        format_for(loaded.tokenizer, _table(run.prompt.format), m.kind),
-        columns=columns,
-        **told,
+        loaded.tokenizer, format_for(loaded.tokenizer, run.prompt.table, m.kind), columns=columns, **told
     )
 
 
-def _table(told: Any) -> Any:
-    return told if told is None or isinstance(told, str) else told.model_dump()
+def _encoded(run: RunConfig, encoder: Any, split: str) -> Any:
+    from llmguard_core.encoding import read_rows
+    from llmguard_core.packing import pack
 
-
-def _encoded(run: RunConfig, encoder: Any, files: list[Path]) -> Sequence[Mapping[str, Any]]:
-    from llmguard.rows import read_files
-
-    rows: Sequence[Mapping[str, Any]] = encoder.rows(read_files(files, columns=encoder.columns))
-    if run.train.packing:
-        from llmguard_core.packing import pack
-
-        rows = pack(rows, run.train.max_length)
-    return rows
+    files = getattr(run.data, split)
+    rows = encoder.rows(read_rows(files, encoder.columns, split)) if files else None
+    return pack(rows, run.train.max_length) if rows is not None and run.train.packing else rows
 
 
 def _collator(tokenizer: Any, model: Any) -> Any:

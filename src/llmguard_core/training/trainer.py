@@ -14,7 +14,8 @@ from transformers import Trainer
 
 from llmguard_core.checkpoints import VerifiedTrainer
 from llmguard_core.errors import OutOfMemory, TrainingStopped
-from llmguard_core.training.evidence import described_memory, empty_cache
+from llmguard_core.memory import pick_device
+from llmguard_core.training.evidence import room
 from llmguard_core.training.guards import Guards
 from llmguard_core.training.oom import classify, halving
 
@@ -130,12 +131,13 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
 
     def _free(self) -> None:
         gc.collect()
-        empty_cache()
+        pick_device(self.args.device).empty_cache()
 
     def _explain(self, failure: str) -> OutOfMemory:
-        where = f"step {self.state.global_step + 1}"
+        tokens = self._longest()
         return OutOfMemory(
-            f"one row of {self._longest()} tokens does not fit. {described_memory()}. {failure}", where=where,
+            f"one row of {tokens} tokens does not fit. {room(self.model, self.args, tokens)} {failure}",
+            where=f"step {self.state.global_step + 1}",
             remedy="Shorten max_length, switch gradient_checkpointing on, use method: lora or a smaller dtype. If much more is reserved"
             " than allocated, memory is fragmented: set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.",
         )  # fmt: skip
