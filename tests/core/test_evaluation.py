@@ -305,7 +305,7 @@ def test_results_of_nobody_knows_what_are_not_continued(models: Models, tmp_path
         ([{"messages": [{"role": "user", "content": "a"}]}], "no prompt with a reference"),
     ],
 )
-def test_items_that_cannot_be_judged_are_refused_before_a_model_is_loaded(
+def test_edge_78_items_that_cannot_be_judged_are_refused_before_a_model_is_loaded(
     models: Models, tmp_path: Path, items: list[dict[str, Any]], said: str
 ) -> None:
     """Edge 78 among them: an empty evaluation set is an error with words, no division."""

@@ -134,14 +134,14 @@ def test_an_unknown_metric_is_named_with_the_known_ones() -> None:
         judge("a", "a", "bleu")
 
 
-def test_rates_of_nothing_are_unknown_and_not_zero() -> None:
+def test_edge_78_rates_of_nothing_are_unknown_and_not_zero() -> None:
     """Edge 78: no outputs, no division."""
     assert rate_of([], "x") is None
     assert rate_of(["<think>a", "b"], "<think>") == 0.5
     assert rate_of(["a\nb"], "^a.b$") == 1.0
 
 
-def test_a_summary_counts_empty_and_unparseable_apart() -> None:
+def test_edge_69_a_summary_counts_empty_and_unparseable_apart() -> None:
     """Edge 69 in the core: zero right says why."""
     outputs = ["", " ", "no idea", "41", "42"]
     judged = [judge(o, "42", "gsm8k") for o in outputs]
@@ -153,7 +153,7 @@ def test_a_summary_counts_empty_and_unparseable_apart() -> None:
     assert told["interval"] == pytest.approx([0.00505, 0.71642], abs=1e-4)
 
 
-def test_a_summary_of_nothing_has_no_mean() -> None:
+def test_edge_78_a_summary_of_nothing_has_no_mean() -> None:
     """Edge 78: an empty evaluation set."""
     assert summary([]) == {
         "items": 0, "right": 0, "wrong": 0, "empty": 0, "unparseable": 0, "score": None, "interval": None,

@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 Groups = Sequence[Hashable] | None
 ROUNDS = 2000
 FLIPS = 9999
+FEW_VALUES = 100
 CELLS = 4_000_000  # of one matrix of resampled groups: 32 MB
 
 
@@ -54,6 +55,13 @@ def bootstrap(
     if not len(sums):
         return Interval(float("nan"), float("nan"), 1 - alpha, method)
     rng, means = np.random.default_rng(seed), []
+    values, counts = np.unique(sums, return_counts=True)
+    if (
+        groups is None and len(values) <= FEW_VALUES
+    ):  # right and wrong: how often each value is drawn, not which item
+        drawn = rng.multinomial(len(sums), counts / len(sums), rounds)
+        low, high = np.quantile(drawn @ values / len(sums), [alpha / 2, 1 - alpha / 2])
+        return Interval(float(low), float(high), 1 - alpha, method)
     for many in _portions(rounds, len(sums)):
         drawn = rng.integers(0, len(sums), (many, len(sums)))
         means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
