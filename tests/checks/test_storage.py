@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.matrix import Matrix, fault
 
 from llmguard import Finding, Findings, Severity, probe
 from llmguard.checks.storage import output_dir_takes_a_checkpoint
@@ -112,13 +113,15 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     assert found.where.key == "output_dir"
 
 
+@fault("D19")
 @pytest.mark.parametrize(("target", "name"), [("nowhere", "ENOENT"), ("out", "ELOOP")])
-def test_links_that_lead_nowhere_are_named(tmp_path: Path, target: str, name: str) -> None:
+def test_links_that_lead_nowhere_are_named(tmp_path: Path, target: str, name: str, matrix: Matrix) -> None:
     """A dangling link and a circle of links."""
     (tmp_path / "out").symlink_to(tmp_path / target)
     found = _only(_tried(Folder("output_dir", str(tmp_path / "out"))))
     assert name in found.message
     assert "link" in found.message
+    matrix.saw("ENOENT or ELOOP, a link")
 
 
 def _limited(argv: list[str], **settings: Any) -> list[tuple[str, str]]:
@@ -128,7 +131,8 @@ def _limited(argv: list[str], **settings: Any) -> list[tuple[str, str]]:
     return [tuple(finding) for finding in json.loads(result.output.strip().splitlines()[-1])]
 
 
-def test_a_limit_on_file_sizes_is_named(tmp_path: Path) -> None:
+@fault("D14")
+def test_a_limit_on_file_sizes_is_named(tmp_path: Path, matrix: Matrix) -> None:
     """EFBIG from RLIMIT_FSIZE, with how much was accepted before."""
     argv = [sys.executable, "-c", CHECK, str(tmp_path), str(4 * MiB), "0"]
     ((severity, message),) = _limited(argv, limits=Limits(file_size=MiB))
@@ -136,6 +140,7 @@ def test_a_limit_on_file_sizes_is_named(tmp_path: Path) -> None:
     assert "EFBIG" in message
     assert "1.0 MiB were accepted" in message
     assert list(tmp_path.iterdir()) == []
+    matrix.saw("EFBIG")
 
 
 def _in_namespace(
@@ -152,38 +157,47 @@ def _in_namespace(
     return _limited(["unshare", "-Urm", "sh", "-c", script, sys.executable, CHECK])
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
+@fault("D1")
+def test_a_full_disk_is_named(tmp_path: Path, matrix: Matrix) -> None:
     """ENOSPC although a little is said to be free: the reserve of a checkpoint does not fit."""
     found = _in_namespace(tmp_path, "mount -t tmpfs -o size=4m none {point}", payload=MiB, size=8 * MiB)
     assert ("error", True) in [(severity, "a checkpoint takes 8.0 MiB" in text) for severity, text in found]
+    matrix.saw("ENOSPC")
 
 
-def test_a_disk_without_room_for_a_second_checkpoint_is_a_warning(tmp_path: Path) -> None:
+@fault("D17")
+def test_a_disk_without_room_for_a_second_checkpoint_is_a_warning(tmp_path: Path, matrix: Matrix) -> None:
     """The old one is removed only after the new one is there."""
     ((severity, message),) = _in_namespace(tmp_path, "mount -t tmpfs -o size=12m none {point}", size=8 * MiB)
     assert severity == "warning"
     assert "second checkpoint does not fit beside the first" in message
     assert "tmpfs from none" in message
+    matrix.saw("no room for a second checkpoint")
 
 
-def test_a_disk_without_file_entries_is_named(tmp_path: Path) -> None:
+@fault("D3")
+def test_a_disk_without_file_entries_is_named(tmp_path: Path, matrix: Matrix) -> None:
     """ENOSPC with megabytes free: a checkpoint is many files."""
     ((severity, message),) = _in_namespace(tmp_path, "mount -t tmpfs -o size=16m,nr_inodes=6 none {point}")
     assert severity == "error"
     assert "making small files failed with ENOSPC" in message
     assert "df -i" in message
+    matrix.saw("ENOSPC while making small files")
 
 
-def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
+@fault("D5")
+def test_a_read_only_disk_is_named(tmp_path: Path, matrix: Matrix) -> None:
     """EROFS, also for a folder that does not exist yet."""
     mount = "mount -t tmpfs none {point} && mount -o remount,ro {point}"
     ((severity, message),) = _in_namespace(tmp_path, mount, under="out")
     assert severity == "error"
     assert "making a folder failed with EROFS" in message
     assert "mounted read-only" in message
+    matrix.saw("EROFS")
 
 
-def test_a_folder_of_another_user_is_named() -> None:
+@fault("D6")
+def test_a_folder_of_another_user_is_named(matrix: Matrix) -> None:
     """EACCES. Root may write everywhere, so that as root the probe becomes somebody else first."""
     code = """
 import os, sys
@@ -200,6 +214,7 @@ report(writing.try_folder(sys.argv[1], "probe", 1024, 1024))
     found = _only(_told(OUT, **told.payload))
     assert "making a folder failed with EACCES" in found.message
     assert "another user owns the folder" in found.message
+    matrix.saw("EACCES")
 
 
 def test_a_cache_that_may_only_be_read_is_fine_offline() -> None:

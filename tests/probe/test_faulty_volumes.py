@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.matrix import Matrix, fault
 
 from llmguard import Finding, Findings, Severity
 from llmguard.checks.storage import output_dir_takes_a_checkpoint
@@ -48,8 +49,9 @@ def test_a_healthy_volume_passes(fuse: ModuleType, backing: Path, tmp_path: Path
     assert list(backing.iterdir()) == []
 
 
+@fault("D2")
 def test_a_quota_is_found_although_a_petabyte_is_claimed(
-    fuse: ModuleType, backing: Path, tmp_path: Path
+    fuse: ModuleType, backing: Path, tmp_path: Path, matrix: Matrix
 ) -> None:
     """EDQUOT after 1 MiB, which no look at the free space can know."""
     with fuse.mounted(tmp_path / "volume", backing, quota=MiB) as point:
@@ -59,6 +61,7 @@ def test_a_quota_is_found_although_a_petabyte_is_claimed(
     assert "1,024.0 TiB are said to be free, 1.0 MiB were accepted" in found.message
     assert f"on {tmp_path / 'volume'} (fuse.faulty from faulty)" in found.message
     assert list(backing.iterdir()) == []
+    matrix.saw("EDQUOT")
 
 
 def test_a_quota_above_the_payload_is_found_by_the_size_of_a_checkpoint(
@@ -71,26 +74,33 @@ def test_a_quota_above_the_payload_is_found_by_the_size_of_a_checkpoint(
     assert "4.0 MiB were accepted" in found.message
 
 
+@fault("D7")
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ESTALE])
 def test_an_error_that_comes_only_with_fsync_is_found(
-    fuse: ModuleType, backing: Path, tmp_path: Path, number: int
+    fuse: ModuleType, backing: Path, tmp_path: Path, number: int, matrix: Matrix
 ) -> None:
     """Writes are taken into memory; the disk speaks up later."""
     with fuse.mounted(tmp_path / "volume", backing, fsync_error=number) as point:
         found = _only(_tried(point))
     assert f"syncing to the disk failed with {errno.errorcode[number]}" in found.message
+    matrix.saw("EIO, ENOSPC or ESTALE while syncing")
 
 
+@fault("D8")
 def test_a_volume_that_gives_back_other_bytes_is_found(
-    fuse: ModuleType, backing: Path, tmp_path: Path
+    fuse: ModuleType, backing: Path, tmp_path: Path, matrix: Matrix
 ) -> None:
     """Without an error of any call."""
     with fuse.mounted(tmp_path / "volume", backing, corrupt=1) as point:
         found = _only(_tried(point))
     assert "other bytes came back" in found.message
+    matrix.saw("other bytes came back")
 
 
-def test_a_slow_volume_is_told_by_its_rate(fuse: ModuleType, backing: Path, tmp_path: Path) -> None:
+@fault("D12")
+def test_a_slow_volume_is_told_by_its_rate(
+    fuse: ModuleType, backing: Path, tmp_path: Path, matrix: Matrix
+) -> None:
     """Slow is no error; a checkpoint that takes hours is worth a warning."""
     with fuse.mounted(tmp_path / "volume", backing, delay=0.004) as point:
         folder = Folder("output_dir", str(point))
@@ -103,9 +113,13 @@ def test_a_slow_volume_is_told_by_its_rate(fuse: ModuleType, backing: Path, tmp_
     assert found.severity is Severity.WARNING
     assert told["seconds"] >= 8 * 0.004
     assert "minutes" in found.message
+    matrix.saw("slow: minutes for a checkpoint")
 
 
-def test_volumes_that_hang_are_told_by_the_step(fuse: ModuleType, backing: Path, tmp_path: Path) -> None:
+@fault("D10", "D11")
+def test_volumes_that_hang_are_told_by_the_step(
+    fuse: ModuleType, backing: Path, tmp_path: Path, matrix: Matrix
+) -> None:
     """In time, with the step that hung; three volumes at once, each with a call that it never answers."""
     steps = {fuse.WRITE: "writing", fuse.FSYNC: "syncing to the disk", fuse.RENAME: "renaming a file"}
     started = time.monotonic()
@@ -120,6 +134,7 @@ def test_volumes_that_hang_are_told_by_the_step(fuse: ModuleType, backing: Path,
         assert f"last step: {step}" in findings[0].message
         assert findings[0].actual == "hung_fs"
         assert "could not be killed" in findings[0].message
+    matrix.saw("hung_fs, with the step")
 
 
 def test_a_volume_that_never_answers_says_what_is_left_behind(
