@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Held", "holder", "locked"]
+__all__ = ["Held", "holder", "locked", "started"]
 
 NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 LOOK = 0.05  # seconds between two tries
@@ -99,7 +99,7 @@ def _ourselves() -> dict[str, Any]:
     pid = os.getpid()
     return {
         "pid": pid,
-        "started": _started(pid),
+        "started": started(pid),
         "boot": _boot(),
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -120,14 +120,21 @@ def _lives(record: dict[str, Any]) -> bool:
         return True
     if record.get("boot") != _boot():
         return False
-    return record.get("started") is not None and record["started"] == _started(int(record.get("pid", 0)))
+    return record.get("started") is not None and record["started"] == started(int(record.get("pid", 0)))
 
 
-def _started(pid: int) -> float | None:
-    """When a process started, in seconds; a zombie has ended."""
+def started(pid: int) -> float | None:
+    """When a process started: clock ticks since boot on Linux (no clock that is set changes them), else Unix seconds.
+
+    None: there is no such process, or only its zombie. With its pid it is one process and no other, until the next boot.
+    """
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return None if state == "Z" else float(fields[18])
+    except (OSError, ValueError):
+        pass
+    try:
+        return float(psutil.Process(pid).create_time())
     except psutil.Error:
         return None
 

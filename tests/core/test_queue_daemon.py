@@ -1,0 +1,212 @@
+"""The daemon as a process: its children, its signals, its death. And the default work: a run of `sft` for each file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmguard_core.locks import started
+from llmguard_core.queue import Job, in_child, run_queue, status
+from llmguard_core.queue.jobs import Queue
+from llmguard_core.queue.work import end_session
+
+SOURCES = Path(__file__).resolve().parents[2] / "src"
+DAEMON = """
+import sys
+from pathlib import Path
+from llmguard_core.queue import in_child, run_queue
+folder, child = sys.argv[1:]
+work = in_child(lambda job: [sys.executable, "-c", child, str(job.file), str(job.folder)], grace=10)
+run_queue(folder, work, settle=0, poll=0.05, backoff=0)
+"""
+SLOW = """
+import signal, sys, time, pathlib, os
+folder = pathlib.Path(sys.argv[2])
+def saved(*_):
+    (folder / "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, saved)
+(folder / "begun").write_text(str(os.getpid()))
+if not (folder / "saved").exists():
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Path:
+    Queue(tmp_path / "queue").make()
+    (tmp_path / "queue" / "pending" / "a.jsonl").write_text("{}\n")
+    return tmp_path / "queue"
+
+
+def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = true()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it never came to that")
+
+
+def daemon(queue: Path, child: str = SLOW) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(queue), child], env={**os.environ, "PYTHONPATH": path}
+    )
+
+
+def once(queue: Path, command: list[str], **more: Any) -> None:
+    run_queue(queue, in_child(lambda job: command), once=True, settle=0.0, backoff=0.0, attempts=1, **more)
+
+
+def test_sigterm_lets_the_child_save_and_puts_the_file_back(queue: Path) -> None:
+    """A clean stop: exit code 0, no failure counted, nothing running; the next daemon goes on from what was saved."""
+    first = daemon(queue)
+    until(lambda: list(queue.glob("running/*/begun")))
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 0
+    (job,) = Queue(queue).jobs("waiting")
+    assert (job.folder / "saved").exists()
+    assert [each["outcome"] for each in job.attempts] == ["interrupted"]
+    second = daemon(queue)
+    until(lambda: Queue(queue).jobs("done"))
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(60) == 0
+    assert [each["outcome"] for each in Queue(queue).jobs("done")[0].attempts] == ["interrupted", "done"]
+
+
+def test_edges_43_and_58_a_daemon_that_was_killed_leaves_nothing_in_the_way(queue: Path) -> None:
+    """SIGKILL: the lock ends with the process, its child is ended by the next daemon, the file is trained again."""
+    first = daemon(queue)
+    (begun,) = until(lambda: [p for p in queue.glob("running/*/begun") if p.read_text()])
+    child = int(begun.read_text())
+    first.kill()
+    first.wait()
+    since = started(child)
+    assert since is not None, "the child was to outlive its daemon"
+    begun.parent.joinpath("saved").touch()
+    second = daemon(queue)
+    until(lambda: Queue(queue).jobs("done"))
+    assert started(child) != since
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(60) == 0
+    assert [each["outcome"] for each in Queue(queue).jobs("done")[0].attempts] == ["failed", "done"]
+
+
+def test_edge_43_the_lock_of_a_daemon_before_the_reboot_is_no_lock(queue: Path) -> None:
+    """Its file is there, with a pid that now belongs to somebody else (to us)."""
+    (queue / ".daemon.lock").write_text(
+        f'{{"pid": {os.getpid()}, "started": 1.0, "boot": "another", "host": null}}'
+    )
+    once(queue, ["true"])
+    assert [job.name for job in Queue(queue).jobs("done")] == ["a.jsonl"]
+
+
+def test_edge_48_a_process_with_the_same_number_is_not_the_child_of_before() -> None:
+    """Pid reuse: start time decides, and nobody else is killed."""
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    since = started(child.pid)
+    assert since is not None
+    end_session(child.pid, since - 1)
+    end_session(child.pid, None)
+    end_session("x", since)
+    assert child.poll() is None
+    end_session(child.pid, since)
+    assert child.wait(20) == -signal.SIGKILL
+
+
+def test_a_child_that_fails_is_told_with_its_code_and_the_end_of_its_log(queue: Path) -> None:
+    """What the user must read is in the reason."""
+    once(queue, [sys.executable, "-c", "print('x' * 5000); raise SystemExit('no column named prompt')"])
+    (row,) = status(queue).rows
+    assert "exit code 1; its log ends: xxx" in row.reason
+    assert row.reason.endswith("no column named prompt")
+
+
+def test_edge_24_a_child_that_is_killed_is_told_as_such(queue: Path) -> None:
+    """SIGKILL is what the kernel sends when memory is exhausted."""
+    once(queue, [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    (row,) = status(queue).rows
+    assert "killed by SIGKILL, as the kernel does when memory is exhausted" in row.reason
+
+
+def test_edge_28_what_a_child_started_ends_with_it(queue: Path, tmp_path: Path) -> None:
+    """Workers hold memory and a GPU: after each file there is no process of it left."""
+    script = (
+        "import subprocess; p = subprocess.Popen(['sleep', '60']);"
+        f" open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))"
+    )
+    once(queue, [sys.executable, "-c", script])
+    assert [job.name for job in Queue(queue).jobs("done")] == ["a.jsonl"]
+    until(lambda: started(int((tmp_path / "pid").read_text())) is None)
+
+
+def test_a_child_that_ends_itself_by_sigterm_is_no_endless_circle(queue: Path) -> None:
+    """143 without the daemon's asking counts as a failure."""
+    once(queue, [sys.executable, "-c", "raise SystemExit(143)"])
+    (row,) = status(queue).rows
+    assert row.state == "quarantine"
+
+
+def test_a_command_that_cannot_be_started_is_a_failure_with_its_reason(queue: Path) -> None:
+    """Not the end of the daemon."""
+    once(queue, ["/nowhere/python"])
+    (row,) = status(queue).rows
+    assert "FileNotFoundError" in row.reason
+
+
+def test_the_daemon_loads_no_torch(queue: Path) -> None:
+    """It lives for weeks beside those who need the memory."""
+    script = (
+        "import sys\nfrom llmguard_core.queue import in_child, run_queue\n"
+        f"run_queue({str(queue)!r}, in_child(lambda job: ['true']), once=True, settle=0)\nsys.exit('torch' in sys.modules)"
+    )
+    path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert done.returncode == 0
+    assert Queue(queue).jobs("done")
+
+
+def test_each_file_is_trained_by_sft_with_the_runs_config(queue: Path, tmp_path: Path) -> None:
+    """The config's own, but for the file and the output, which lies with the job; paths in it stay what they were."""
+    from llmguard_core.config import load_config
+    from llmguard_core.queue import training
+
+    (tmp_path / "run.yaml").write_text(
+        "model: {path: some/model}\ndata: {prompt: question, response: answer}\n"
+        "train: {method: lora, learning_rate: 2.0e-4, max_steps: 3}\nqueue: {directory: queue}\n"
+    )
+    seen: list[list[str]] = []
+    job = Job(tmp_path / "5-1700000000000-00000000")
+    job.folder.mkdir()
+    (job.folder / "input.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n' * 64)
+
+    class Child:
+        pid, returncode = 2**22 + 1, 0
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            seen.append(command)
+
+        def wait(self, timeout: float | None = None) -> int:
+            return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmguard_core.queue.work.subprocess.Popen", Child)
+        job.note("running", new=True)
+        training(tmp_path / "run.yaml")(job)
+    (command,) = seen
+    assert command[1:4] == ["-m", "llmguard_core", "sft"]
+    derived = load_config(Path(command[-1]), objective="sft")
+    assert [str(each) for each in derived.data.train] == [str(job.folder / "input.jsonl")]
+    assert derived.train.learning_rate == 2e-4
+    assert derived.data.prompt == "question"
+    assert Path(str(derived.train.output_dir)) == job.folder / "output"
