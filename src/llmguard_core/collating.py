@@ -27,8 +27,8 @@ class Collator:
 
     - `packed="mask"`, for sdpa and eager attention: `attention_mask` [rows, 1, tokens, tokens] of `dtype`, 0 where a token may look
       and the least number where it may not. It stands for the whole mask: sliding windows shorter than the row do not apply.
-    - `packed="positions"`, for flash attention (and transformers 5 on its own): all rows as one, without padding and without a
-      mask; the position_ids say where documents start.
+    - `packed="positions"`, for flash attention alone: all rows as one, without padding and without a mask; the position_ids say
+      where documents start. Other kernels may not look at them, and mix the documents without a word.
     """
 
     tokenizer: Any

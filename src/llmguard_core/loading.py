@@ -215,10 +215,10 @@ def _from_pretrained(folder: ModelFolder, dtype: Any, device_map: Any, place: An
         raise LoadRefused(
             f"it does not load: {type(fault).__name__}: {first_line(fault)}", where=folder.name
         ) from None
-    for kind in MISSING:
+    for kind, how in MISSING.items():
         if lost := sorted(map(str, told.get(kind) or ())):
             raise LoadRefused(
-                f"{len(lost)} tensors of the model are {MISSING[kind]} in its files ({lost[0]} …): they would start at random",
+                f"{len(lost)} tensors of the model are {how} in its files ({lost[0]} …): they would start at random",
                 where=folder.name,
                 remedy="Save the model again with save_pretrained, or copy the config that belongs to these weights.",
             )
