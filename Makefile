@@ -14,7 +14,7 @@ WORKERS ?= 2
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak mutants lint bench gpu lab constraints clean
+.PHONY: help demo finetune test soak mutants lint bench gpu lab constraints clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -26,6 +26,9 @@ $(READY): pyproject.toml ci/constraints.txt ci/venv.sh
 
 demo: $(READY)  ## find the bugs of a planted project, pass a clean one
 	@$(BIN)/python examples/demo.py $(ARGS)
+
+finetune: $(READY)  ## fine-tune a small model, evaluate, compare: minutes on a CPU
+	@$(BIN)/python examples/finetune/run.py $(ARGS)
 
 test: $(READY)  ## the whole test suite
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)

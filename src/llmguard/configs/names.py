@@ -60,7 +60,7 @@ _OWN = {
     "per_device_eval_batch_size": "eval_batch_size per_gpu_eval_batch_size",
     "batch_size": "",
     "gradient_accumulation_steps": "gradient_accumulation grad_accum grad_accum_steps grad_accumulation_steps "
-    "accumulation_steps accumulate_grad_batches",
+    "accumulation_steps accumulate_grad_batches accumulation",
     "num_train_epochs": "num_epochs epochs n_epochs max_epochs",
     "max_steps": "max_train_steps",
     "max_length": "max_seq_length max_seq_len max_sequence_length sequence_len sequence_length seq_length cutoff_len "
@@ -71,7 +71,7 @@ _OWN = {
     "warmup_ratio": "",
     "warmup_steps": "num_warmup_steps",
     "weight_decay": "",
-    "max_grad_norm": "gradient_clip_val",
+    "max_grad_norm": "gradient_clip_val grad_clip",
     "optim": "optimizer optimizer_name",
     "lr_scheduler_type": "lr_scheduler",
     "eval_strategy": "evaluation_strategy",
