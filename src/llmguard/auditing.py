@@ -29,6 +29,8 @@ BEYOND_PATHS = frozenset({"environment", "storage"})
 
 COLLECTED = {"batches", "encoded", "loading", "pipeline", "prompts", "template", "tokenizer"}
 """Evidence that comes from child processes."""
+TRIED = ("environment", "remote", "repository", "hub_cache")
+"""Evidence that is tried in probes: `begin(names of checks)` starts what they will ask for, and comes back at once."""
 
 
 @dataclass
@@ -66,9 +68,9 @@ class Audit:
         wanted = list(entries)
         if any(COLLECTED & {*entry.needs, entry.over} for entry in wanted):
             self.evidence.collected.start()
-        tries = [entry.name for entry in wanted if "environment" in entry.needs]
-        if tries and self.evidence.options.share is None:  # workers of xdist run side by side already
-            self.evidence.get("environment").begin(tries)
+        for kind in TRIED if self.evidence.options.share is None else ():  # workers run side by side already
+            if names := [entry.name for entry in wanted if kind in entry.needs]:
+                self.evidence.get(kind).begin(names)
 
     def targets(self, entry: Entry) -> list[str]:
         """What a check is repeated over in this project; [''] where it is run once (or will say what is missing)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from llmguard.evidence import Evidence
 from llmguard.evidence.model import OFFLINE
 from llmguard.probe import ProbeResult, run
+from llmguard.probe.early import Later
 
 __all__ = ["HubCache", "provide"]
 
@@ -27,9 +28,19 @@ class HubCache:
     no_progress: float = 30.0
     environ: Mapping[str, str | None] = field(default_factory=dict)
 
+    def begin(self, checks: Iterable[str]) -> None:
+        """Look while other checks run."""
+        if self.hub_id:
+            self.__dict__.setdefault("_ahead", Later(self._look))
+
     @cached_property
     def result(self) -> ProbeResult:
         """The probe's own end."""
+        ahead = self.__dict__.pop("_ahead", None)
+        found: ProbeResult = ahead.result() if ahead else self._look()
+        return found
+
+    def _look(self) -> ProbeResult:
         return run(
             "llmguard.hub.look",
             [self.hub_id],

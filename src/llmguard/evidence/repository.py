@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from llmguard.evidence import Evidence
 from llmguard.probe import ProbeResult, run
+from llmguard.probe.early import Later
 
 __all__ = ["Repository", "provide"]
 
@@ -24,9 +25,18 @@ class Repository:
     seconds: float = 10.0
     environ: Mapping[str, str | None] = field(default_factory=dict)
 
+    def begin(self, checks: Iterable[str]) -> None:
+        """Look while other checks run."""
+        self.__dict__.setdefault("_ahead", Later(self._look))
+
     @cached_property
     def result(self) -> ProbeResult:
         """The probe's own end."""
+        ahead = self.__dict__.pop("_ahead", None)
+        found: ProbeResult = ahead.result() if ahead else self._look()
+        return found
+
+    def _look(self) -> ProbeResult:
         return run(
             "llmguard.repository.look",
             [self.folder, str(self.seconds)],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from llmguard.probe import ProbeResult, start
+from llmguard.probe.early import Later
 from llmguard.remote.address import Address
 
 __all__ = ["Answer", "Remote"]
@@ -36,9 +37,19 @@ class Remote:
     seconds: float = 5.0
     options: Sequence[str] = ()
 
+    def begin(self, checks: Iterable[str]) -> None:
+        """Ask while other checks run."""
+        if self.hosts or self.endpoints:
+            self.__dict__.setdefault("_ahead", Later(self._ask))
+
     @cached_property
     def answers(self) -> dict[Address, Answer]:
         """What each address answers; all are asked at the same time."""
+        ahead = self.__dict__.pop("_ahead", None)
+        found: dict[Address, Answer] = ahead.result() if ahead else self._ask()
+        return found
+
+    def _ask(self) -> dict[Address, Answer]:
         asked = [a for a in (*self.hosts, *self.endpoints) if not a.wrong]
         running = [(address, self._start(address)) for address in asked]
         found = {a: Answer(a, "wrong_address") for a in (*self.hosts, *self.endpoints) if a.wrong}
