@@ -92,6 +92,42 @@ def _inputs(batch: Any) -> dict[str, torch.Tensor]:
     return {k: v for k, v in collate(batch).items() if k != "labels"}
 
 
+def test_accumulation_is_exact_where_nothing_is_counted_ahead(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with transformers 4.45: gradients of sums, divided before they are clipped; out of memory on the way included."""
+    from llmguard_core.checkpoints import VerifiedTrainer
+    from llmguard_core.training.trainer import CountedAfterwards, InPieces
+
+    class Old(CountedAfterwards, InPieces, VerifiedTrainer):
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            return super().get_batch_samples(*args, **kwargs)[0], None
+
+    monkeypatch.setattr("llmguard_core.training.run.CoreTrainer", Old)
+    told = {"batch_size": 4, "accumulation": 2, "optimizer": "sgd", "learning_rate": 1e-2, "grad_clip": 50.0}
+    assert same(run(tmp_path / "a", **told)[0], whole)
+    net, calls = model(), [0]
+
+    def called(module: Any, args: Any, output: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    net.get_input_embeddings().register_forward_hook(called)
+    assert run(tmp_path / "b", net=net, **told)[1].piece == 2
+    assert same(net, whole)
+
+
+def test_no_clipping_is_no_clipping(tmp_path: Path) -> None:
+    """grad_clip 0: the norm is told, the step is the gradient."""
+    told = {"max_steps": 1, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1e-2}
+    free, _ = run(tmp_path / "a", grad_clip=0.0, **told)
+    high, result = run(tmp_path / "b", grad_clip=90.0, **told)
+    low, _ = run(tmp_path / "c", grad_clip=1.0, **told)
+    assert distance(free, high) == 0.0 < distance(free, low)
+    assert result.metrics["grad_norm"] > 1.0
+
+
 @pytest.mark.parametrize("kind", ["Qwen2", "GPTNeoX", "Mistral", "Phi"])
 def test_accumulation_is_exact_for_other_families(tmp_path: Path, kind: str) -> None:
     """The loss is computed from logits, so that it asks nothing of the model."""

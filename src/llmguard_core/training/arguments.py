@@ -14,6 +14,8 @@ from llmguard_core.settings import TrainSettings
 
 __all__ = ["arguments", "lora_config"]
 
+NO_CLIP = 1e38  # the norm is measured and told, and nothing is cut
+
 
 def arguments(
     settings: TrainSettings, model: Any, *, validates: bool, kind: type = TrainingArguments, **more: Any
@@ -41,7 +43,7 @@ def _training(s: TrainSettings, known: set[str]) -> dict[str, Any]:
         **warmup, "optim": optimizer, "num_train_epochs": s.epochs, "max_steps": s.max_steps or -1, "learning_rate": s.learning_rate,
         "per_device_train_batch_size": s.batch_size, "per_device_eval_batch_size": s.eval_batch_size or s.batch_size,
         "gradient_accumulation_steps": s.accumulation, "lr_scheduler_type": s.scheduler, "weight_decay": s.weight_decay,
-        "max_grad_norm": s.grad_clip, "seed": s.seed, "data_seed": s.seed, "dataloader_num_workers": s.workers,
+        "max_grad_norm": s.grad_clip or NO_CLIP, "seed": s.seed, "data_seed": s.seed, "dataloader_num_workers": s.workers,
         "remove_unused_columns": False, "prediction_loss_only": True, "label_names": ["labels"],
         "average_tokens_across_devices": False,  # the trainer counts for itself
     }  # fmt: skip

@@ -72,6 +72,7 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
             attempts += 1
             if attempts == 1:
                 return self._pieces(model, inputs, size, *args)
+            self._restart()
             model.zero_grad()  # a backward that failed half-way has left gradients: all of the step is done again
             return [self._pieces(model, each, size, *args) for each in self._taken][-1]
 
@@ -145,6 +146,8 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
     def _longest(self) -> int:
         shapes = [v.shape[1] for each in self._taken for v in each.values() if _has_rows(v, 0) and v.ndim > 1]
         return max(shapes, default=0)
+
+    def _restart(self) -> None: ...
 
     def _keep_judged(self) -> None: ...
 
@@ -237,45 +240,39 @@ class TokenWeighted(Base):  # type: ignore[misc]  # its base is the Trainer that
         self._judged = self._kept
 
 
-class _CountedAfterwards(TokenWeighted):
+class CountedAfterwards(TokenWeighted):
     """For transformers 4.45, which tells no counts: gradients of sums, divided by the step's tokens just before they are used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._due = torch.zeros((), dtype=torch.int64)
-        clip = self.accelerator.clip_grad_norm_
+        self._count = self._due = torch.zeros((), dtype=torch.int64)
+        backward, clip = self.accelerator.backward, self.accelerator.clip_grad_norm_
+
+        def of_sum(loss: torch.Tensor, **named: Any) -> None:
+            backward(loss * self._count * self.accelerator.gradient_accumulation_steps, **named)
 
         def divided(parameters: Any, *rest: Any, **named: Any) -> Any:
             parameters = list(parameters)
-            self._divide(parameters)
+            due = self._over_processes(self._due.to(self.args.device)).clamp(min=1)
+            for each in (p.grad for p in parameters if p.grad is not None):
+                each.mul_(self.args.world_size / due.to(each.device))
+            self._restart()
             return clip(parameters, *rest, **named)
 
-        self.accelerator.clip_grad_norm_ = divided
+        self.accelerator.backward, self.accelerator.clip_grad_norm_ = of_sum, divided
 
-    def training_step(self, model: Any, inputs: Batch, *args: Any) -> torch.Tensor:
-        count = (inputs["labels"][:, 1:] != IGNORED).sum()
-        self._due = self._due.to(count.device) + count
-        loss: torch.Tensor = super().training_step(model, inputs, *args)
-        return loss
+    def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
+        """The mean over this micro-batch, and the count by which it is weighed later."""
+        if model.training:
+            self._count = (inputs["labels"][:, 1:] != IGNORED).sum()
+            self._due = self._due.to(self._count.device) + self._count
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def compute_loss(  # the Trainer of 4.45 gives no count
-        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs)
-        if not model.training:
-            return loss
-        count = (inputs["labels"][:, 1:] != IGNORED).sum()
-        return loss * count * self.args.gradient_accumulation_steps  # accelerate divides by these
-
-    def _divide(self, parameters: list[torch.Tensor]) -> None:
-        due = self._over_processes(self._due.to(self.args.device)).clamp(min=1)
-        for each in parameters:
-            if each.grad is not None:
-                each.grad.mul_(self.args.world_size / due.to(each.grad.device))
+    def _restart(self) -> None:
         self._due = torch.zeros_like(self._due)
 
 
-_Weighted: Any = TokenWeighted if COUNTS_TOKENS else _CountedAfterwards
+_Weighted: Any = TokenWeighted if COUNTS_TOKENS else CountedAfterwards
 
 
 class CoreTrainer(_Weighted, InPieces, VerifiedTrainer):  # type: ignore[misc]  # transformers ships no types
