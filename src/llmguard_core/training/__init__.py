@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Alarm": "guards",
+    "Alarm": "alarms",
     "CoreTrainer": "trainer",
     "Guards": "guards",
-    "Limits": "guards",
+    "Limits": "alarms",
     "Monitor": "monitoring",
     "TrainResult": "run",
     "Watchdog": "heartbeat",

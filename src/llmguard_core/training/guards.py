@@ -16,7 +16,6 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -25,60 +24,14 @@ from transformers import TrainerCallback
 
 from llmguard_core.errors import TrainingStopped
 from llmguard_core.memory import Device
+from llmguard_core.training.alarms import MARKERS, Alarm, Limits
 from llmguard_core.training.evidence import dump
 from llmguard_core.training.trends import trend
 
-__all__ = ["MARKERS", "Alarm", "Guards", "Limits"]
+__all__ = ["Guards"]
 
 _log = logging.getLogger(__name__)
-MARKERS = (
-    r"</?think(?:ing)?>",
-    r"<\|[a-z_]+\|>",
-    r"\[/?INST\]",
-    r"###\s*(?:Instruction|Response)",
-    r"\{\w+\}",
-)
-"""Patterns that a reader should not see in every output: thinking tags, turn tokens, scaffolding, placeholders."""
 REMEDY = "Look at the batch that was written. The weights are those before this step; training resumes from the newest checkpoint."
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When the guards speak. Steps are optimizer steps."""
-
-    zero_steps: int = 3
-    """Steps with a gradient of exactly zero everywhere, one after another, that stop the run."""
-    overflows: int = 25
-    """Steps of fp16 whose scaled gradients overflow, one after another (the scaler skips those steps)."""
-    window: int = 20
-    """Steps whose median is "the loss now", and that pass before anything is compared with it."""
-    diverged: float = 1.5
-    """The loss now over the loss at the beginning: more stops the run."""
-    trend_steps: int = 100
-    """After so many steps, and at each doubling, the loss must have a falling trend."""
-    significance: float = 0.05
-    gradient: float = 10.0
-    """A gradient norm over the largest of the fifty logged before."""
-    growth: int = 1 << 20
-    """Bytes a step by which memory may grow, over `trend_steps` steps."""
-    patience: int | None = None
-    """Evaluations without a better validation loss that end the run; None: only an alarm, at the second."""
-    sample_steps: int | None = None
-    """Steps between samples; None: none are drawn."""
-    marker_warmup: int = 1
-    """Rounds of samples before markers in all of them are an alarm."""
-    empty_rate: float = 0.5
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """What a guard saw: the step, its kind, whether it stopped the run, a sentence with the numbers, and the numbers."""
-
-    step: int
-    kind: str
-    stops: bool
-    what: str
-    numbers: dict[str, float] = field(default_factory=dict)
 
 
 class Guards(TrainerCallback):  # type: ignore[misc]  # transformers ships no types

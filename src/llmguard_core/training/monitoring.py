@@ -14,7 +14,8 @@ from typing import Any, TypeGuard
 from transformers import TrainerCallback
 
 from llmguard_core.memory import Device
-from llmguard_core.training.guards import Alarm, Guards
+from llmguard_core.training.alarms import Alarm
+from llmguard_core.training.guards import Guards
 
 __all__ = ["PANELS", "Monitor", "png", "read_metrics", "svg"]
 

@@ -17,8 +17,9 @@ from transformers import Trainer
 from llmguard_core.checkpoints import SaveOnSignal, newest, verify
 from llmguard_core.config import load_config, steps_of
 from llmguard_core.settings import LoraSettings, RunConfig, TrainSettings
+from llmguard_core.training.alarms import Alarm, Limits
 from llmguard_core.training.arguments import arguments, lora_config
-from llmguard_core.training.guards import Alarm, Guards, Limits
+from llmguard_core.training.guards import Guards
 from llmguard_core.training.heartbeat import Watchdog
 from llmguard_core.training.monitoring import Monitor, png, read_metrics, svg
 from llmguard_core.training.oom import one_clear_error
