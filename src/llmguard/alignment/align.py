@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmguard.alignment.blocks import Block, blocks
-from llmguard.alignment.kinds import Stretches, kinds_of
 from llmguard.alignment.place import Cut, end_of_terminator, ended_otherwise, runs_on
 from llmguard.alignment.placing import Endings, Placer
 from llmguard.alignment.proof import Proved, Prover
 from llmguard.alignment.targets import Targets
+from llmguard.alignment.tokens import Tokens, Turns
 from llmguard.encoded import Encoded
 from llmguard.formats import Kind
 from llmguard.ragged import Ints
@@ -24,7 +25,6 @@ from llmguard.vocabulary import Vocabulary, vocabulary_of
 __all__ = ["Alignment", "Status", "align"]
 
 Status = Cut
-Turns = NDArray[np.int8] | NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -74,38 +74,42 @@ def align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any = None) ->
 def _align(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any) -> Alignment:
     vocabulary = vocabulary_of(tokenizer)
     targets = Targets(rows, tokenizer, template, vocabulary)
-    proved, placer = _first_look(encoded, targets)
-    endings = Endings()
+    prover, placer = Prover(targets, encoded.source), Placer(targets, encoded.source)
+    tokens, endings = Tokens.of(encoded), Endings()
+    proved: dict[int, list[Proved]] = {}
+    for block in blocks(encoded, vocabulary):
+        proved[block.first] = parts = list(prover.block(block))
+        placer.see(block, _left(block, parts))
+        tokens.write(block, parts, placer, targets.ends)
     placer.tell(endings)
-    for part in proved:
+    for part in itertools.chain.from_iterable(proved.values()):
         _tell(part, endings, targets.ends)
     terminator = endings.common
+    ends = [terminator, *targets.ends] if terminator else targets.ends
     if terminator:  # looked for again, since it ends the earlier responses of a conversation too
         placer = _again(encoded, placer, terminator)
-    _doubts(encoded, placer)
-    return _assembled(encoded, proved, placer, terminator)
+    doubtful = placer.doubtful
+    _doubts(encoded, placer, doubtful)
+    again = np.arange(len(encoded), dtype=np.int64) if terminator else doubtful
+    for block, _ in _blocks_of(encoded, vocabulary, again):
+        tokens.write(block, proved[block.first], placer, ends)
+    return _assembled(tokens, list(itertools.chain.from_iterable(proved.values())), placer, terminator)
 
 
-def _first_look(encoded: Encoded, targets: Targets) -> tuple[list[Proved], Placer]:
-    """Rows proved at once, and the others placed one by one."""
-    prover, placer = Prover(targets, encoded.source), Placer(targets, encoded.source)
-    proved: list[Proved] = []
-    for block in blocks(encoded, targets.vocabulary):
-        left = np.ones(block.stop - block.first, dtype=bool)
-        for part in prover.block(block):
-            left[part.rows - block.first] = False
-            proved.append(part)
-        placer.see(block, np.flatnonzero(left))
-    return proved, placer
+def _left(block: Block, proved: Sequence[Proved]) -> Ints:
+    """The rows of a block that are not proved, numbered within it."""
+    left = np.ones(block.stop - block.first, dtype=bool)
+    for part in proved:
+        left[part.rows - block.first] = False
+    return np.flatnonzero(left)
 
 
 def _tell(part: Proved, endings: Endings, ends: Sequence[bytes]) -> None:
     """What follows the last response of proved rows."""
     inner = any(kind is Kind.TERMINATOR and text for kind, _, text in part.recipe.body)
-    for index, count in enumerate(np.bincount(part.around, minlength=len(part.arounds)).tolist()):
-        if count:
-            rest = part.arounds[index].rest
-            endings.see(rest, count, terminated=inner or bool(end_of_terminator(rest, ends)))
+    for index, count in zip(*np.unique(part.around, return_counts=True), strict=True):
+        rest = part.arounds[index].rest
+        endings.see(rest, int(count), terminated=inner or bool(end_of_terminator(rest, ends)))
 
 
 def _again(encoded: Encoded, placer: Placer, terminator: bytes) -> Placer:
@@ -117,9 +121,9 @@ def _again(encoded: Encoded, placer: Placer, terminator: bytes) -> Placer:
     return found
 
 
-def _doubts(encoded: Encoded, placer: Placer) -> None:
+def _doubts(encoded: Encoded, placer: Placer, doubtful: Ints) -> None:
     longest = int(encoded.input_ids.lengths.max(initial=0))
-    for block, here in _blocks_of(encoded, placer.targets.vocabulary, placer.doubtful):
+    for block, here in _blocks_of(encoded, placer.targets.vocabulary, doubtful):
         placer.see_again(block, here, longest)
 
 
@@ -131,56 +135,22 @@ def _blocks_of(encoded: Encoded, vocabulary: Vocabulary, rows: Ints) -> Iterator
             yield block, rows[low:high] - block.first
 
 
-def _assembled(encoded: Encoded, proved: Sequence[Proved], placer: Placer, terminator: bytes) -> Alignment:
-    count = len(encoded)
+def _assembled(tokens: Tokens, proved: Sequence[Proved], placer: Placer, terminator: bytes) -> Alignment:
+    count = len(tokens.encoded)
     status, responses = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.int16)
     on, otherwise, at_once = np.zeros((3, count), dtype=bool)
     lost: list[tuple[int, ...]] = [()] * count
-    lengths = np.zeros(count, dtype=np.int64)
-    for part in proved:
-        lengths[part.rows] = part.starts.shape[1] + 3
-    for row, found in placer.placed.items():
-        lengths[row] = len(found.stretches)
-        status[row], responses[row], lost[row] = found.cut, placer.answers[row], found.lost
-        on[row], otherwise[row] = found.runs_on, found.ended_otherwise
-    stretches = Stretches.room(lengths)
     ends = [terminator, *placer.targets.ends] if terminator else placer.targets.ends
     for part in proved:
         responses[part.rows], at_once[part.rows] = part.recipe.answers, True
-        on[part.rows], otherwise[part.rows] = _proved(part, ends, stretches)
-    for row, found in placer.placed.items():
-        stretches.put_one(row, found.stretches)
+        found, which = np.unique(part.around, return_inverse=True)
+        rests = [part.arounds[i].rest for i in found.tolist()]
+        on[part.rows] = np.array([runs_on(r, ends) for r in rests], dtype=bool)[which]
+        other = [ended_otherwise(r, part.recipe.behind, ends) for r in rests]
+        otherwise[part.rows] = np.array(other, dtype=bool)[which]
+    for row, here in placer.placed.items():
+        status[row], responses[row], lost[row] = here.cut, placer.answers[row], here.lost
+        on[row], otherwise[row] = here.runs_on, here.ended_otherwise
+    kind, turn = tokens.told()
     vocabulary = placer.targets.vocabulary
-    kind, turn = _kinds(encoded, vocabulary, stretches)
     return Alignment(kind, turn, status, responses, lost, on, otherwise, vocabulary, terminator, at_once)
-
-
-def _proved(
-    part: Proved, ends: Sequence[bytes], into: Stretches
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Put the stretches of proved rows to the others; which of them run on, which end otherwise than their format."""
-    recipe, rests = part.recipe, [a.rest for a in part.arounds]
-    stop = np.array([end_of_terminator(r, ends) for r in rests], dtype=np.int32)[part.around]
-    none = np.zeros((len(part.rows), 1), dtype=np.int32)
-    starts = np.hstack((none, part.starts, part.ends[:, None], part.ends[:, None] + stop[:, None]))
-    last = int(recipe.turns[-1])
-    kinds = (Kind.PROMPT, *recipe.kinds, Kind.TERMINATOR, Kind.TAIL)  # a terminator of no bytes is nowhere
-    into.put(part.rows, starts, kinds, (-1, *recipe.turns, last, last))
-    on = np.array([runs_on(r, ends) for r in rests], dtype=bool)
-    otherwise = np.array([ended_otherwise(r, recipe.behind, ends) for r in rests], dtype=bool)
-    return on[part.around], otherwise[part.around]
-
-
-def _kinds(encoded: Encoded, vocabulary: Vocabulary, stretches: Stretches) -> tuple[NDArray[np.uint8], Turns]:
-    ids = encoded.input_ids
-    narrow = stretches.turns.max(initial=0) <= np.iinfo(np.int8).max
-    kind = np.zeros(len(ids.values), dtype=np.uint8)
-    turn: Turns = np.zeros(len(ids.values), dtype=np.int8 if narrow else np.int16)
-    for block in blocks(encoded, vocabulary):
-        part = slice(int(ids.offsets[block.first]), int(ids.offsets[block.stop]))
-        kinds_of(block, stretches, kind[part], turn[part])
-    mask = encoded.columns.get("attention_mask")
-    if mask is not None and mask.same_shape(ids):
-        padding = mask.values == 0
-        kind[padding], turn[padding] = Kind.PAD, -1
-    return kind, turn

@@ -31,7 +31,7 @@ IS_WHITE = _of(Kind.BLANK_BEFORE, Kind.BLANK_WITHIN, Kind.SEAM)
 
 @dataclass(frozen=True)
 class Stretches:
-    """The stretches of all rows, one behind the other: `starts` in bytes of their row, `kinds`, `turns`; `offsets`: int64 [rows + 1]."""
+    """Stretches of a block's rows, one behind the other: `starts` in bytes of their row, `kinds`, `turns`; `offsets`: int64 [rows + 1]."""
 
     offsets: Ints
     starts: NDArray[np.int32]
@@ -58,10 +58,8 @@ class Stretches:
 
 def kinds_of(block: Block, stretches: Stretches, kind: NDArray[np.uint8], turn: Any) -> None:
     """Write kind and turn of the tokens of a block; what has no content is left to the caller."""
-    within = slice(int(stretches.offsets[block.first]), int(stretches.offsets[block.stop]))
-    counts = np.diff(stretches.offsets[block.first : block.stop + 1])
-    bounds: Ints = np.repeat(block.bounds[0], counts) + stretches.starts[within]
-    kinds, turns = stretches.kinds[within], stretches.turns[within]
+    counts, kinds, turns = np.diff(stretches.offsets), stretches.kinds, stretches.turns
+    bounds: Ints = np.repeat(block.bounds[0], counts) + stretches.starts
     if not block.filled.all():
         kept = np.repeat(block.filled, counts)
         bounds, kinds, turns = bounds[kept], kinds[kept], turns[kept]

@@ -55,12 +55,13 @@ class Proved:
 
 @dataclass
 class _Known:
-    """A recipe with what was seen around its texts: by length and first token."""
+    """A recipe with what was seen around its texts, by length and first token. `begun`: something stands before some of them."""
 
     recipe: Recipe
     arounds: list[Around] = field(default_factory=list)
     by_key: dict[int, int] = field(default_factory=dict)
     failures: int = 0
+    begun: bool = False
 
     def index(self, key: int, row: Callable[[], bytes], text: bytes) -> int:
         """What stands around a text in a row of this key, learnt from its bytes if need be; -1 where that is not known."""
@@ -69,13 +70,9 @@ class _Known:
             if found:
                 self.arounds.append(Around(before, rest))
                 self.by_key[key] = len(self.arounds) - 1
+                self.begun |= bool(before)
             self.failures += not found
         return self.by_key.get(key, -1)
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything stands before the text of some row."""
-        return any(around.before for around in self.arounds)
 
 
 class Prover:
@@ -147,7 +144,7 @@ class Prover:
             [list(map(len, contents[p])) if isinstance(p, int) else [len(p)] * len(rows) for p in parts],
             dtype=np.int32,
         )[:, kept].T
-        before = np.array([len(a.before) for a in known.arounds] or [0], dtype=np.int32)[around[kept]]
+        before = np.array([len(known.arounds[i].before) for i in around[kept].tolist()], dtype=np.int32)
         ends = before[:, None] + np.cumsum(sizes, axis=1, dtype=np.int32)
         starts = (ends - sizes)[:, list(known.recipe.firsts)]
         return Proved(
