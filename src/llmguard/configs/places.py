@@ -16,7 +16,7 @@ from llmguard.configs.document import Item
 from llmguard.configs.names import canonical_name, own_name
 from llmguard.configs.nearest import nearest
 
-__all__ = ["Claim", "claims_of", "find", "hub_cache", "in_cache", "near_names"]
+__all__ = ["Claim", "claims_of", "find", "hub_cache", "in_cache", "is_there", "near_names"]
 
 _MODELS = frozenset(
     "model tokenizer adapter_path ref_model reward_model reward_model_path teacher_model_name_or_path".split()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-__all__ = ["FORMATS", "Schema", "fields_of", "parse_size"]
+__all__ = ["FORMATS", "FormatTable", "Prompt", "Schema", "fields_of", "parse_size"]
 
 FORMATS = ("chat-template", "chatml", "zephyr", "alpaca", "llama3", "instruction-response-end", "completion")
 
