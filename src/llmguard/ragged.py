@@ -111,7 +111,7 @@ class Ragged:
     def repeated(self) -> NDArray[np.bool_]:
         """Rows whose values another row may have too, judged by a number of 64 bits: bool [rows]; all others are alone."""
         numbers = np.zeros(len(self), dtype=np.uint64)
-        for rows, values in self.parts():
+        for rows, values in self.parts(1 << 15):
             numbers[rows] = _numbers(
                 self.values[values], self.offsets[rows.start : rows.stop + 1] - values.start
             )
@@ -131,15 +131,13 @@ def _numbers(values: Ints, offsets: Ints) -> NDArray[np.uint64]:
     filled = np.flatnonzero(np.diff(offsets) > 0)
     found = np.zeros(len(offsets) - 1, dtype=np.uint64)
     if len(filled):
-        starts = offsets[filled]
-        summed = np.add.reduceat(values.astype(np.uint64) * _powers(MULTIPLIER, len(values)), starts)
-        found[filled] = (
-            summed * _powers(INVERSE, len(values))[starts]
-        )  # as if every row started at the first place
+        size, starts = 1 << int(len(values) - 1).bit_length(), offsets[filled]
+        summed = np.add.reduceat(values.view(np.uint64) * _powers(MULTIPLIER, size)[: len(values)], starts)
+        found[filled] = summed * _powers(INVERSE, size)[starts]  # as if every row started at the first place
     return found
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _powers(base: int, count: int) -> NDArray[np.uint64]:
     factors = np.full(count, base, dtype=np.uint64)
     factors[:1] = 1
