@@ -56,27 +56,31 @@ COMMANDS = {
 }
 
 
-def once(name: str, folder: Path) -> float:
-    """Wall seconds of one command; the checks must have come to their end."""
+def once(name: str, folder: Path) -> tuple[float, float]:
+    """Wall and processor seconds of one command and all that it started; the checks must have come to their end."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
-    started = time.perf_counter()
-    done = subprocess.run(
-        COMMANDS[name], cwd=folder, env=environ, capture_output=True, text=True, check=False
-    )
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    return seconds
+    with tempfile.TemporaryFile() as said:
+        started = time.perf_counter()
+        child = subprocess.Popen(
+            COMMANDS[name], cwd=folder, env=environ, stdout=said, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            said.seek(0)
+            sys.exit(f"{name} failed:\n{said.read().decode(errors='replace')[-3000:]}")
+    return seconds, usage.ru_utime + usage.ru_stime
 
 
-def measure(rounds: int, folder: Path) -> dict[str, list[float]]:
+def measure(rounds: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
     """All commands in turn, forwards and backwards, after a round that warms the caches."""
-    found: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for number in range(rounds + 1):
         for name in list(COMMANDS)[:: -1 if number % 2 else 1]:
-            seconds = once(name, folder)
+            spent = once(name, folder)
             if number:
-                found[name].append(seconds)
+                found[name].append(spent)
     return found
 
 
@@ -114,25 +118,33 @@ def main() -> int:
     parser.add_argument("--hang", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
         (folder / "llmguard.toml").write_text(PROJECT)
-        seconds = measure(asked.rounds, folder)
+        spent = measure(asked.rounds, folder)
         beside = hang(folder) if asked.hang else {}
-    base = statistics.median(seconds["import torch"])
+    best = {name: min(wall for wall, _ in runs) for name, runs in spent.items()}
+    base = best["import torch"]
     bound = FACTOR * base + EXTRA
-    print("| | median s | to the import | of the target |\n|---|--:|--:|--:|")
-    for each, times in seconds.items():
-        median = statistics.median(times)
+    print(
+        "| | fastest s | median s | processor s | to the import | of the target |\n|---|--:|--:|--:|--:|--:|"
+    )
+    for name, runs in spent.items():
+        middle, busy = (statistics.median(values) for values in zip(*runs, strict=True))
+        share = "" if name == "import torch" else f"{best[name] / bound:.2f}"
         print(
-            f"| {each} | {median:.2f} | {median / base:.2f} | {'' if each == 'import torch' else f'{median / bound:.2f}'} |"
+            f"| {name} | {best[name]:.2f} | {middle:.2f} | {busy:.2f} | {best[name] / base:.2f} | {share} |"
         )
-    print(f"target: {FACTOR} x {base:.2f} s + {EXTRA:.0f} s = {bound:.2f} s")
+    print(
+        f"target, by the fastest runs (others may use the machine): {FACTOR} x {base:.2f} s + {EXTRA:.0f} s = {bound:.2f} s"
+    )
     for check, at in beside.items():
         print(f"beside a query that hangs: {check} after {at:.2f} s")
     if asked.json:
-        asked.json.write_text(json.dumps({"seconds": seconds, "beside_a_hang": beside}, indent=1))
-    return int(statistics.median(seconds["audit"]) > bound)
+        asked.json.write_text(
+            json.dumps({"wall_and_processor_seconds": spent, "beside_a_hang": beside}, indent=1)
+        )
+    return int(best["audit"] > bound)
 
 
 if __name__ == "__main__":
