@@ -123,6 +123,35 @@ def test_the_exit_code_tells_what_stopped_a_run(
     assert says in err
 
 
+@needs_torch
+def test_preference_training_has_its_own_usual_rate_and_tells_alarms(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the guards saw is part of the result."""
+    from llmguard_core.training import Alarm, TrainResult
+
+    seen: list[Any] = []
+    alarm = Alarm(step=2, kind="plateau", what="the loss does not fall", stops=False)
+
+    def dpo(settings: Any) -> TrainResult:
+        seen.append(settings)
+        print("what a library prints")
+        return TrainResult(
+            3, {"train_loss": 0.69314, "epoch": 1.0}, config.parent / "out/final", alarms=(alarm,)
+        )
+
+    monkeypatch.setattr("llmguard_core.training.dpo", dpo, raising=False)
+    config.write_text(TEXT.replace(", learning_rate: 1.0e-3", ""))
+    code, out, err = run("dpo", "-c", config)
+    assert (code, out.splitlines()[:2]) == (
+        0,
+        ["trained: 3 steps, train_loss 0.6931", "alarm at step 2: the loss does not fall"],
+    )
+    assert "what a library prints" in err
+    assert seen[0].train.learning_rate == pytest.approx(5e-6)
+    assert json.loads(run("dpo", "-c", config, "--json")[1])["alarms"][0]["kind"] == "plateau"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the lab's base model, eight rows to learn, four to answer, and a run of two steps over them."""
