@@ -167,6 +167,84 @@ def test_the_best_checkpoint_is_named_by_its_last_place_and_kept(tmp_path: Path)
     assert {p.name for p in tmp_path.iterdir()} == {best.name, "checkpoint-8"}
 
 
+def test_a_damaged_newest_checkpoint_costs_one_interval_and_no_bit(
+    tmp_path: Path, uninterrupted: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One bit of the newest is flipped: the one before is taken, and the end is the same."""
+    interrupted(tmp_path, 7, model_of)
+    weights = bytearray((tmp_path / "checkpoint-6" / "model.safetensors").read_bytes())
+    weights[-100] ^= 4
+    (tmp_path / "checkpoint-6" / "model.safetensors").write_bytes(weights)
+    trainer = trainer_of(tmp_path, steps=STEPS)
+    trainer.train(resume_from_checkpoint=True)
+    assert "checkpoint-6 is passed over: model.safetensors" in caplog.text
+    assert weights_hash(trainer.model) == uninterrupted("Llama", model_of)
+    assert verify(tmp_path / "checkpoint-6") == [], "it was saved again over the damaged one"
+
+
+def test_the_limit_deletes_nothing_while_the_new_checkpoint_cannot_be_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that takes a save and gives back something else: the last good one stays."""
+    from llmguard_core.checkpoints import trainer as saving
+
+    real = saving._rotate
+
+    def damaged(run_dir: Path, saved: Path, *rest: Any) -> None:
+        if saved.name != "checkpoint-2":
+            (saved / "optimizer.pt").write_bytes(b"something else")
+        real(run_dir, saved, *rest)
+
+    monkeypatch.setattr(saving, "_rotate", damaged)
+    trainer_of(tmp_path, steps=6, save_total_limit=1).train()
+    assert newest(tmp_path) == tmp_path / "checkpoint-2"
+    assert "no older checkpoint is deleted" in caplog.text
+
+
+def test_the_limit_keeps_the_newest_ones(tmp_path: Path) -> None:
+    """The control: with a good disk it deletes."""
+    trainer_of(tmp_path, steps=8, save_total_limit=1).train()
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-8"]
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
+    """A pickle that calls something, where the optimizer's state should be: refused, as only tensors and plain values are read."""
+    import os
+    import pickle
+    import zipfile
+
+    class Calls:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "was run"),)
+
+    trainer_of(tmp_path, steps=2).train()
+    place = tmp_path / "checkpoint-2"
+    (place / "manifest.json").unlink()
+    with zipfile.ZipFile(place / "optimizer.pt", "w") as archive:
+        archive.writestr("optimizer/data.pkl", pickle.dumps(Calls(), 2))
+        archive.writestr("optimizer/version", "3\n")
+        archive.writestr("optimizer/byteorder", "little")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=True)
+    assert not (tmp_path / "was run").exists()
+    torch.load(place / "optimizer.pt", weights_only=False)
+    assert (tmp_path / "was run").exists(), "the pickle would have run"
+
+
+def test_an_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
+    """PEFT's own loading would say so with a traceback; another target it would not say at all."""
+    from peft import LoraConfig, get_peft_model
+
+    trainer_of(tmp_path, model=lora(), steps=2).train()
+    for settings in (
+        {"r": 8, "target_modules": ["q_proj", "v_proj"]},
+        {"r": 4, "target_modules": ["q_proj"]},
+    ):
+        other = get_peft_model(model_of(), LoraConfig(**settings))
+        with pytest.raises(CheckpointError, match=r"different model: \d+ tensors differ: .*lora_"):
+            trainer_of(tmp_path, model=other, steps=4).train(resume_from_checkpoint=True)
+
+
 @pytest.mark.parametrize("where", ["parameter", "optimizer"])
 def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, where: str) -> None:
     """Neither as a checkpoint nor as the final model; what was saved before stays the newest."""

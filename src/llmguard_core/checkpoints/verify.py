@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def _archives(folder: Path) -> Iterator[str]:
         try:
             with zipfile.ZipFile(file) as archive:
                 bad = archive.testzip()
-        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as broken:
+        except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError, zlib.error) as broken:
             yield f"{file.name}: is no whole archive of torch: {broken}"
             continue
         if bad:
