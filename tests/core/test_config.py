@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llmguard_core.config import TrainSettings, load_config, make_config, steps_of
+from llmguard_core.config import RunConfig, TrainSettings, load_config, make_config, steps_of
 from llmguard_core.errors import DataRefused, SettingsError
 
 Write = Callable[..., Path]
@@ -247,7 +249,7 @@ def test_a_config_that_a_program_wrote_out_in_full_reads_as_it_was(
 
 
 @pytest.mark.parametrize(
-    ("settings", "rows", "world", "steps"),
+    ("train", "rows", "world", "steps"),
     [
         ({"batch_size": 8}, 7_473, 1, 935),
         ({"batch_size": 8, "accumulation": 4}, 7_473, 2, 117),
@@ -257,9 +259,9 @@ def test_a_config_that_a_program_wrote_out_in_full_reads_as_it_was(
     ],
 )
 def test_steps_follow_from_rows_batch_accumulation_and_devices(
-    settings: dict[str, Any], rows: int, world: int, steps: int
+    train: dict[str, Any], rows: int, world: int, steps: int
 ) -> None:
-    assert steps_of(TrainSettings(**settings), rows, world) == steps
+    assert steps_of(TrainSettings(**train), rows, world) == steps
 
 
 @pytest.mark.parametrize(
@@ -273,6 +275,37 @@ def test_steps_follow_from_rows_batch_accumulation_and_devices(
 def test_zero_steps_are_refused_with_the_arithmetic(rows: int, world: int, says: str) -> None:
     with pytest.raises(DataRefused, match=says):
         steps_of(TrainSettings(batch_size=8, accumulation=4), rows, world)
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers() | st.text(max_size=5), max_size=2),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+    st.sampled_from(["1e-4", "lora", "full", "zephyr", "train.jsonl", "*", "~nobody/x", "${X}", "./x", "\0"]),
+)  # fmt: skip
+SECTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: VALUES
+        | st.dictionaries(
+            st.sampled_from([*getattr(field.annotation, "model_fields", {}), "batch_sise"]), VALUES
+        )
+        for name, field in RunConfig.model_fields.items()
+    },
+)
+
+
+@given(given_=SECTIONS, objective=st.sampled_from([None, "sft", "dpo", "evaluate", "compare", "queue"]))
+@settings(max_examples=150, deadline=None)
+def test_whatever_a_config_holds_it_is_settings_or_a_refusal_in_words(
+    given_: dict[str, Any], objective: Any
+) -> None:
+    """No value of any key ends in another error, and every line of a refusal names its key."""
+    try:
+        make_config(given_, folder="nowhere", objective=objective)
+    except SettingsError as refused:
+        lines = str(refused).splitlines()
+        assert "problem" in lines[0]
+        assert any(line.startswith("  config: `") for line in lines[1:])
 
 
 def test_reading_settings_loads_neither_torch_nor_transformers() -> None:
