@@ -88,7 +88,9 @@ def evaluate(
 
     Raises:
         DataRefused: no items, items without a prompt or reference, ids that repeat; a file that holds results of another evaluation.
-        CoreError: a model is still resident after its turn, or another process writes the file.
+        UsageError: no metric, or one that there is not.
+        OutOfMemory: a model is still resident after its turn: says what holds it.
+        CoreError: another process writes the file.
     """
     told = items_of(items, id=id, group=group)
     if few_shot:
@@ -99,7 +101,7 @@ def evaluate(
         "seed": seed, "format": _shown(fmt), "few_shot": _hashed(repr(few_shot)) if few_shot else None,
         "prompts": _shown(prompts), "items": len(told), "digest": _hashed(repr(told)),
     }  # fmt: skip
-    for metric in metrics:
+    for metric in metrics or [""]:
         judge("", "", metric)  # an unknown one is told before a model is loaded
 
     def answer(loaded: Any, some: Sequence[Item]) -> list[dict[str, Any]]:
@@ -172,16 +174,15 @@ class _Work:
 
     def done(self, load: Load, resume: bool) -> Evaluated:
         """Do what is left of it."""
-        name, beside = self.file.stem, self.file.with_suffix(".json")
+        name = self.file.stem
         self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with locked(self.file.with_name(f".{name}.lock"), WAIT):
                 before = _kept(self.file, self.identity, resume)
                 if len(before) < len(self.items):
-                    write_file(beside, _json({**self.identity, "complete": False}))
                     _alone(load, lambda loaded: self._rest(loaded, before))
                 told = summary(_records(self.file))
-                write_file(beside, _json({**self.identity, "complete": True, "summary": told}))
+                self._write(complete=True, summary=told)
         except Held as held:
             raise CoreError(
                 f"its results are being written: {held}",
@@ -191,7 +192,12 @@ class _Work:
         _log.info("%s: %s", name, told)
         return Evaluated(name, self.file, told, len(before))
 
+    def _write(self, **more: Any) -> None:
+        beside = self.file.with_suffix(".json")
+        write_file(beside, _json({**_object(beside), **self.identity, **more}))
+
     def _rest(self, loaded: Any, before: set[str]) -> None:
+        self._write(complete=False, route=list(getattr(loaded, "route", ())))
         rest, done = [item for item in self.items if item.id not in before], len(before)
         for start in range(0, len(rest), CHUNK):
             lines = [
@@ -250,11 +256,11 @@ def _loader(model: Any, environment: bool) -> Load:
 
 def _kept(file: Path, identity: Mapping[str, Any], resume: bool) -> set[str]:
     """The ids that an earlier run of this very evaluation has answered; a last line that was cut is taken away."""
-    beside = file.with_suffix(".json")
     if not resume or not file.exists():
         write_file(file, b"")
+        file.with_suffix(".json").unlink(missing_ok=True)
         return set()
-    before = json.loads(beside.read_text("utf-8")) if beside.exists() else {}
+    before = _object(file.with_suffix(".json"))
     changed = _changed({k: before.get(k) for k in identity}, json.loads(_json(identity)))
     if changed:
         raise DataRefused(
@@ -277,8 +283,21 @@ def _changed(before: Any, now: Any, at: str = "") -> list[str]:
     return [] if before == now else [f"{at} was {before!r}, is {now!r}"]
 
 
+def _object(file: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is none."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _records(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
+    try:
+        return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
+    except ValueError as bad:
+        remedy = "Start this evaluation anew (resume=False): the file was changed after it was written."
+        raise DataRefused(f"a line is no JSON: {bad}", where=str(file), remedy=remedy) from None
 
 
 def _source(model: Any, environment: bool) -> dict[str, Any]:

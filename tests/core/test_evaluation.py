@@ -161,6 +161,7 @@ def test_what_was_evaluated_and_how_is_written_beside(models: Models, tmp_path: 
     told = beside(tmp_path / "base.jsonl")
     assert (told["name"], told["complete"], told["summary"]["items"]) == ("base", True, len(ITEMS))
     assert told["model"]["function"].endswith("load_1")
+    assert told["route"] == ["made here"]
     assert {k: told["settings"][k] for k in ("max_new_tokens", "stop", "seed", "metrics", "items")} == {
         "max_new_tokens": 4, "stop": ["\n"], "seed": 5, "metrics": ["exact_match"], "items": 9,
     }  # fmt: skip
@@ -281,6 +282,19 @@ def test_a_model_trained_anew_in_the_same_place_is_another(
         evaluate({"base": told}, ITEMS, out=tmp_path, max_new_tokens=2)
 
 
+def test_a_damaged_file_is_refused_and_not_trusted(models: Models, tmp_path: Path) -> None:
+    """A line in the middle that was overwritten, or settings that are no JSON: words, no traceback; nothing is guessed."""
+    file = evaluate({"base": models(1)}, ITEMS, out=tmp_path, max_new_tokens=4)[0].file
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"{", b"#", 1))
+    with pytest.raises(DataRefused, match="a line is no JSON"):
+        evaluate({"base": models(1)}, ITEMS, out=tmp_path, max_new_tokens=4)
+    file.write_bytes(whole)
+    file.with_suffix(".json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataRefused, match="results of another evaluation"):
+        evaluate({"base": models(1)}, ITEMS, out=tmp_path, max_new_tokens=4)
+
+
 def test_results_of_nobody_knows_what_are_not_continued(models: Models, tmp_path: Path) -> None:
     """A file of results without its settings beside it: refused, unless it may start anew."""
     (tmp_path / "base.jsonl").write_text('{"id": "q0", "score": 1.0}\n', encoding="utf-8")
@@ -316,8 +330,9 @@ def test_edge_78_items_that_cannot_be_judged_are_refused_before_a_model_is_loade
 
 def test_an_unknown_metric_is_told_before_a_model_is_loaded(models: Models, tmp_path: Path) -> None:
     """Also where it is the second."""
-    with pytest.raises(UsageError, match="bleu"):
-        evaluate({"base": models(1)}, ITEMS, out=tmp_path, metrics=["gsm8k", "bleu"])
+    for metrics in (["gsm8k", "bleu"], []):
+        with pytest.raises(UsageError, match="exact_match, gsm8k"):
+            evaluate({"base": models(1)}, ITEMS, out=tmp_path, metrics=metrics)
     assert models.loaded == []
 
 
