@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     model_validator,
 )
@@ -113,9 +114,18 @@ def _near(place: Path) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def _format(value: object) -> object:
+    """A format as the project file takes it, so that both say the same."""
+    try:
+        return PromptTable(format=value).format  # type: ignore[arg-type]  # judged by the table itself
+    except ValidationError as bad:
+        raise ValueError(bad.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
 Local = Annotated[Path, Field(strict=False), AfterValidator(_local)]
 """A path, from the config's folder on."""
 Files = Annotated[list[Path], BeforeValidator(_files)]
+Format = Annotated[str | FormatTable | None, BeforeValidator(_format)]
 ModelName = Annotated[str | None, AfterValidator(_model)]
 _ONE_OR_MANY = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 Texts = Annotated[list[str], _ONE_OR_MANY]
@@ -164,10 +174,11 @@ class DataSettings(Section):
     group: str | None = None
 
 
-class PromptSettings(PromptTable):
+class PromptSettings(Section):
     """`prompt`: the format of training text and generation prompt, and the few-shot examples of base models' evaluation."""
 
-    few_shot: Annotated[int, Field(ge=0, le=16, strict=True)] = 0
+    format: Format = None
+    few_shot: Annotated[int, Field(ge=0, le=16)] = 0
     examples: Files = Field(default_factory=list)
 
     @property

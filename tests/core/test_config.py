@@ -121,6 +121,20 @@ def test_a_bad_value_is_refused_with_its_reason_and_the_way_out(
     assert "run.yaml:" in told
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("format: zephir", "did you mean 'zephyr'?"), ("format: {prompt: 'Q: '}", "with {prompt} in it"), ("format: 3", "valid string"),
+     ("system: x", "no such key"), ("few_shot: '3'", 'the text "3"')],
+)  # fmt: skip
+def test_a_format_is_one_that_the_project_file_knows(write: Write, line: str, says: str) -> None:
+    assert says in refusal(write(f"{RUN}prompt:\n  {line}\n"))
+
+
+def test_a_format_of_ones_own_is_a_table(write: Write) -> None:
+    config = load_config(write(f"{RUN}prompt:\n  format: {{prompt: 'Q: {{prompt}}', end: END}}\n"))
+    assert config.prompt.table == {"prompt": "Q: {prompt}", "response": "{response}", "end": "END"}
+
+
 def test_a_section_that_is_no_section_is_named(write: Write) -> None:
     assert "a section is needed" in refusal(write("train: 3\n"))
 
@@ -306,6 +320,14 @@ def test_whatever_a_config_holds_it_is_settings_or_a_refusal_in_words(
         lines = str(refused).splitlines()
         assert "problem" in lines[0]
         assert any(line.startswith("  config: `") for line in lines[1:])
+
+
+def test_the_reference_of_the_settings_is_current(root: Path) -> None:
+    """docs/run-config.md is what `python ci/gen_run_config.py` writes."""
+    ran = subprocess.run(
+        [sys.executable, str(root / "ci/gen_run_config.py"), "--check"], timeout=60, check=False
+    )
+    assert ran.returncode == 0, "run: python ci/gen_run_config.py"
 
 
 def test_reading_settings_loads_neither_torch_nor_transformers() -> None:
