@@ -208,6 +208,10 @@ def test_near_ties_of_half_precision_are_no_fault() -> None:
     exact = {"models": [{"dtype": "float32"}]}
     assert severities(independent(generations(alone=two, copies=two))) == ["warning"]
     assert severities(independent(generations(alone=two, copies=two, facts=exact))) == ["error"]
+    unsteady = [f"{t}!" for t in same.first[:8]] + list(same.first[8:])
+    left = generations(alone=two, copies=two, again=unsteady)
+    assert not independent(left)
+    assert independent(left).looked_at == 0
     early = {i: f"no, {t}" for i, t in same.alone.items()}
     assert severities(independent(generations(alone=early, copies=dict(list(early.items())[:4])))) == [
         "error"
@@ -218,6 +222,8 @@ def test_one_completion_that_changes_is_a_warning() -> None:
     """A GPU may round otherwise once; a third of them is no accident."""
     again = list(generations().first)
     again[3] = "another"
+    assert severities(repeats(generations(again=again))) == ["warning"]
+    again[:4] = ["another"] * 4
     assert severities(repeats(generations(again=again))) == ["warning"]
     again[:6] = ["another"] * 6
     assert severities(repeats(generations(again=again))) == ["error"]

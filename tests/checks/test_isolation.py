@@ -69,6 +69,13 @@ def really_mixes(columns: Batch, attention: str) -> bool:
     return bool(change[:, LENGTHS[0] : LENGTHS[0] + LENGTHS[1]].abs().max() > 1e-4)
 
 
+def flash_runs_here() -> bool:
+    """Whether the installed library keeps its flash kernels where they can be replaced; older ones do not, and are not measured."""
+    from transformers import modeling_flash_attention_utils as home
+
+    return hasattr(home, "_lazy_imports")
+
+
 ONES = torch.ones(1, TOKENS, dtype=torch.long)
 MIXED = {
     "a mask of ones beside positions": (batch(position_ids=POSITIONS, attention_mask=ONES), "sdpa"),
@@ -119,6 +126,10 @@ def test_flash_attention_keeps_positions_apart_and_not_in_several_rows() -> None
     Padding-free is sound with a mask of ones too, two packed rows a batch are not.
     """
     alone, two = batch(position_ids=POSITIONS), {}
+    if not flash_runs_here():
+        found = isolation_of(Emitted([alone], config("flash_attention_2")))
+        assert "flash kernels" in found["unmeasured"]
+        return
     for name, column in alone.items():
         two[name] = column.repeat(2, 1)
     for kind in (LlamaConfig, Qwen2Config, GPT2Config):
@@ -137,6 +148,8 @@ def test_the_cpu_stand_in_for_flash_computes_attention() -> None:
 
     from llmguard.collect.flash import flash_on_cpu
 
+    if not flash_runs_here():
+        pytest.skip("this version of transformers binds the flash kernels when it is imported")
     before = home._lazy_imports
     for kind in (LlamaConfig, Qwen2Config):
         model = small_model(kind(sliding_window=7) if kind is Qwen2Config else kind(), "eager")
@@ -281,10 +294,8 @@ def audited(folder: Path, attention: str, *, with_config: bool = True) -> CheckR
 
 def test_a_project_is_measured_in_its_child(tmp_path: Path) -> None:
     """From collator to finding; with flash attention named in the module the same batches are sound; without a config, skipped."""
-    for name, attention, outcome in (
-        ("a", "eager", Outcome.FAILED),
-        ("b", "flash_attention_2", Outcome.PASSED),
-    ):
+    flash = Outcome.PASSED if flash_runs_here() else Outcome.SKIPPED
+    for name, attention, outcome in (("a", "eager", Outcome.FAILED), ("b", "flash_attention_2", flash)):
         (tmp_path / name).mkdir()
         found = audited(tmp_path / name, attention)
         assert found.outcome is outcome, found

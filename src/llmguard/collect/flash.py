@@ -25,10 +25,11 @@ def flash_on_cpu(model: Any) -> Iterator[None]:
         LookupError: the installed transformers keeps its kernels where they cannot be replaced.
     """
     from transformers import modeling_flash_attention_utils as home
-    from transformers.integrations import flash_attention as caller
 
     if not hasattr(home, "_lazy_imports") or not hasattr(home, "_pad_input"):
         raise LookupError("this version of transformers binds the flash kernels when it is imported")
+    from transformers.integrations import flash_attention as caller
+
     names = "_lazy_imports", "_loaded_implementation"
     before = [(home, n, getattr(home, n)) for n in names if hasattr(home, n)]
     before += [(caller, n, getattr(caller, n)) for n in ("get_target_dtype",) if hasattr(caller, n)]
