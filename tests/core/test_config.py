@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -320,6 +321,25 @@ def test_whatever_a_config_holds_it_is_settings_or_a_refusal_in_words(
         lines = str(refused).splitlines()
         assert "problem" in lines[0]
         assert any(line.startswith("  config: `") for line in lines[1:])
+
+
+def test_every_setting_is_read_by_something(root: Path) -> None:
+    """A key that is taken and then ignored would be the silent bug that this library is about."""
+    home = root / "src/llmguard_core"
+    readers = [
+        file
+        for file in home.rglob("*.py")
+        if file.name not in ("settings.py", "config.py", "config_rules.py")
+    ]
+    text = "\n".join(file.read_text("utf-8") for file in readers)
+    keys = [
+        (section, key)
+        for section, field in RunConfig.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+    ]
+    assert len(keys) > 60
+    ignored = [f"{section}.{key}" for section, key in keys if not re.search(rf'\.{key}\b|"{key}"', text)]
+    assert not ignored
 
 
 def test_the_reference_of_the_settings_is_current(root: Path) -> None:
