@@ -33,7 +33,8 @@ class VerifiedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no t
 
     Saves go through `atomic_folder`; nothing that is NaN or infinite is saved; `save_total_limit` deletes only once the new
     checkpoint has been read back whole; `train(resume_from_checkpoint=True)` takes the newest whole checkpoint, or starts fresh and
-    says so; a path is verified first. A run that has its steps already returns at once, and touches nothing.
+    says so; a path is verified first. A run that has its steps already returns at once, and touches nothing. On a CPU a run goes on
+    bit for bit (with transformers 4.45 only where the accumulation divides the batches of an epoch: it counts on over the rest).
     """
 
     _staging: Path | None = None
