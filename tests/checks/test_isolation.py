@@ -255,6 +255,15 @@ def test_documents_are_read_from_every_column_that_tells_them() -> None:
     assert short.columns["attention_mask"].tolist() == [[1] * 90 + [0, 0]]
 
 
+def test_arrays_and_masks_by_kind_of_layer_are_taken() -> None:
+    """Columns of numpy are measured like tensors; a mask of another shape is not looked into."""
+    packed = {**batch(position_ids=POSITIONS), "attention_mask": ONES}
+    arrays = {name: column.numpy() for name, column in packed.items()}
+    assert said(arrays, config("sdpa")) == ["error"]
+    other = batch(position_ids=POSITIONS, attention_mask={"full_attention": OWN[None, None]})
+    assert documents(other)[1] == ["position_ids"]
+
+
 PROJECT = """
 import torch
 from transformers import LlamaConfig

@@ -198,13 +198,13 @@ def _isolation(child: Child, source: str) -> dict[str, Any]:
     emitted = child.emitted.get(source)
     if emitted is None:
         return {"unmeasured": "there are no batches"}
-    attention = None
-    if source == "collate":
-        from llmguard.collect.declared import declared_attention, declared_config
+    found = isolation_of(emitted)
+    if source == "trainer" or not found["documents"]:
+        return found
+    from llmguard.collect.declared import declared_attention, declared_config
 
-        emitted = replace(emitted, **declared_config(child.project))
-        attention = declared_attention(child.project)
-    return isolation_of(emitted, attention)
+    emitted = replace(emitted, **declared_config(child.project))
+    return isolation_of(emitted, declared_attention(child.project))
 
 
 STEPS: dict[str, Callable[[Child], dict[str, Any] | None]] = {

@@ -40,7 +40,7 @@ def documents(batch: Mapping[str, Any]) -> tuple[list[Spans], list[str]]:
 
 def _content(batch: Mapping[str, Any], rows: int, length: int) -> NDArray[np.bool_]:
     mask = batch.get("attention_mask")
-    if mask is None or mask.ndim != 2 or tuple(mask.shape) != (rows, length):
+    if mask is None or getattr(mask, "ndim", 0) != 2 or tuple(mask.shape) != (rows, length):
         return np.ones((rows, length), dtype=bool)
     return np.asarray(_array(mask) != 0)
 
@@ -51,6 +51,8 @@ def _starts_by(name: str, value: Any, rows: int, length: int) -> NDArray[np.bool
         return None
     if name == "seq_lengths":
         return _by_lengths(value, rows, length)
+    if not hasattr(value, "ndim"):  # masks by kind of layer, or of another library
+        return None
     array = _array(value)
     if name in FLAT:
         return _by_ends(array, rows, length)
@@ -155,7 +157,8 @@ def _columns(batch: Mapping[str, Any], rows: list[int], places: list[list[int]],
     import torch
 
     shape, at, found = tuple(batch["input_ids"].shape[:2]), torch.tensor(places), dict[str, Any]()
-    for name, value in batch.items():
+    for name, given in batch.items():
+        value = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
         if name in FLAT:
             found[name] = torch.arange(0, at.numel() + 1, each, dtype=value.dtype)
         elif name.startswith(LONGEST):

@@ -81,7 +81,10 @@ def isolation_of(emitted: Emitted, attention: str | None = None) -> dict[str, An
         return {**counts, "pairs": 0}
     if emitted.config is None:
         return {**counts, "unmeasured": emitted.missing or "the model has no config"}
-    shorts = [(n, short) for n, b, spans in several if (short := shortened(b, spans))]
+    try:
+        shorts = [(n, short) for n, b, spans in several if (short := shortened(b, spans))]
+    except Exception as fault:  # columns of shapes that nobody has thought of
+        return {**counts, "unmeasured": f"the batch cannot be cut to a few documents: {_line(fault)}"}
     if not shorts:
         return {**counts, "unmeasured": "the documents are too short to be told from one another"}
     return {**counts, **_measured(emitted, shorts, attention)}
