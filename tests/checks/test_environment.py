@@ -279,6 +279,9 @@ import_timeout = 7
         ("", ""),
         ('[model]\npath = "base"', ""),
         ("[environment]\ngpu = true", "[environment] gpu"),
+        ('[environment]\ngpu_name = "H100"', "[environment] gpu_name"),
+        ("[environment]\ngpu_count = 2", "[environment] gpu_count"),
+        ('[environment]\ngpu_memory = "80 GB"', ""),  # what training is held against, wherever it will run
         ('[model]\nadapter = "out/adapter"', "[model] adapter"),
         ('[pipeline]\ntrainer = "train:build"\ncollate = "train:collator"', "[pipeline] trainer"),
     ],
@@ -287,7 +290,10 @@ def test_only_what_handles_tensors_needs_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, needed: str
 ) -> None:
     """The key is named as it is written in the project file."""
-    assert _provided(tmp_path, text, monkeypatch).torch_needed_by == needed
+    found = _provided(tmp_path, text, monkeypatch)
+    assert found.torch_needed_by == needed
+    assert found.gpu is needed.startswith("[environment] gpu")
+    assert found.gpu_memory == (80 * 10**9 if "gpu_memory" in text else None)
 
 
 def test_a_folder_without_a_project_file_has_its_environment_checked(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_broken_import_ends_in_time(
     result, seconds, living = results[name]
     patience = {"slow_but_moving": 2.5}.get(name, NO_PROGRESS)
     # what computes takes turns with all the others, and its silence is counted by the time that it really had
-    bound = DEADLINE if result.verdict is Verdict.SPIN or name in DISK_BOUND else patience + 3.0
+    bound = DEADLINE if result.verdict is Verdict.SPIN or name in DISK_BOUND else patience
     matrix.saw(result, seconds=seconds, deadline=bound)
     assert result.survivors == ()
     assert living == []

@@ -184,7 +184,7 @@ def test_warnings_around_a_report_do_not_spoil_it(world: World) -> None:
         ({"gpu_name": "H100", "gpu_count": 2}, {"CUDA_STUB_NAME": "NVIDIA A100-SXM4-40GB"},
          ("2 GPUs were asked for and 1 are visible", "H100 was asked for and it is NVIDIA A100-SXM4-40GB")),
         ({"gpu_memory": 80 * GB}, {"CUDA_STUB_MEMORY": str(42 * GB)}, ("80 GB were asked for", "has 42.0 GB")),
-        ({"gpu_name": "A10"}, {"CUDA_STUB_NAME": "NVIDIA A100 80GB PCIe"}, ("A10 was asked for",)),
+        ({"gpu_name": "NVIDIA A10"}, {"CUDA_STUB_NAME": "NVIDIA A100 80GB PCIe"}, ("NVIDIA A10 was asked for",)),
     ],
     ids=["model-and-number", "memory", "prefix-of-a-name"],
 )  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,59 @@ def test_a_fault_that_is_not_listed_is_refused() -> None:
     """A slip of the pen would be a hole in the table."""
     with pytest.raises(ValueError, match="A99"):
         fault("A1", "A99")
+
+
+def test_the_table_names_every_fault_that_is_planted(root: Path) -> None:
+    """After new faults: run the tests, then ci/gen_fault_matrix.py."""
+    command = [sys.executable, str(root / "ci" / "gen_fault_matrix.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_table_is_made_of_what_was_written_down(root: Path, tmp_path: Path) -> None:
+    """The slowest time, the verdict, survivors; a test that is gone is left out, the newest line of a test counts."""
+    here = {
+        "test": "tests/repo/test_fault_matrix.py::test_a_late_verdict_or_a_survivor_fails",
+        "faults": ["A1"],
+    }
+    lines = [
+        {**here, "outcome": "failed", "reason": "", "seconds": 9.0},
+        {
+            **here,
+            "outcome": "passed",
+            "reason": "",
+            "seconds": 1.25,
+            "deadline": 1.0,
+            "verdict": "hung",
+            "survivors": 1,
+        },
+        {
+            "test": "tests/gone.py::test_x",
+            "faults": ["A2"],
+            "outcome": "passed",
+            "verdict": "of a test that was removed",
+        },
+        {
+            **here,
+            "test": f"{here['test']}[b]",
+            "faults": ["A3"],
+            "outcome": "skipped",
+            "reason": "no gcc",
+            "seconds": None,
+        },
+    ]
+    told = tmp_path / "told.jsonl"
+    told.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    code = "import sys, pathlib; sys.path.insert(0, 'ci'); import gen_fault_matrix as g; "
+    code += f"print(g.document({{'A1': ['t.py'], 'A3': ['t.py']}}, g.results(pathlib.Path({str(told)!r}))))"
+    text = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+    assert "| A1 | sleeps for ever | any machine | hung | 1.2 s | 1.0 s | 1 | t.py |" in text
+    assert "that was removed" not in text
+    assert "skipped: no gcc" in text
+    assert "| A. Import of torch | 30 | 2 | 2 | 1 | 1 |" in text
+    assert "cannot prove" in text
 
 
 def test_outcomes_are_written_down(pytester: pytest.Pytester, root: Path) -> None:

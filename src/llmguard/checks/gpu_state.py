@@ -35,7 +35,7 @@ GiB = 2**30
 
 @check
 def gpu_is_the_one_asked_for(environment: Environment) -> Yields:
-    """As many GPUs are visible as the project asks for, each of its model and with its memory.
+    """As many GPUs are visible as the project asks for, each of its model and with its memory (`gpu_memory`, where a GPU is needed).
 
     Raises:
         MissingEvidence: the project names no model, number or memory.

@@ -20,7 +20,7 @@ def provide(evidence: Evidence, target: str) -> Environment:
         folder=str(project.folder),
         torch_needed_by=_needed_by(project),
         torch_wanted_by="[model] path" if project.model_path else "",
-        gpu=wanted.gpu or bool(wanted.gpu_name or wanted.gpu_count or wanted.gpu_memory),
+        gpu=wanted.gpu or bool(wanted.gpu_name or wanted.gpu_count),
         gpu_name=wanted.gpu_name or "",
         gpu_count=wanted.gpu_count,
         gpu_memory=wanted.gpu_memory if isinstance(wanted.gpu_memory, int) else None,
@@ -33,7 +33,7 @@ def provide(evidence: Evidence, target: str) -> Environment:
 def _needed_by(project: Project) -> str:
     """The first key of the project file that cannot do without torch, as it is written there."""
     wanted = project.schema.environment
-    for name in ("gpu", "gpu_name", "gpu_count", "gpu_memory"):
+    for name in ("gpu", "gpu_name", "gpu_count"):  # `gpu_memory` alone may be about another machine
         if getattr(wanted, name):
             return f"[environment] {name}"
     for name in NEEDS_TORCH:
