@@ -2,9 +2,13 @@
 
     python examples/finetune/run.py [FOLDER]        default: build/finetune
 
-Prepares a folder (the lab's base model, rows of GSM8K, a copy of config.yaml) and then does what you would do by hand:
-`python -m llmguard_core sft`, `evaluate`. GSM8K is read from the folder that LLMGUARD_REAL_DATA names (gsm8k/*.jsonl in its data);
-where it is not, sums of the same form are generated.
+Prepares a folder (the lab's base model, rows of GSM8K, the two configs) and then does what you would do by hand:
+
+    python -m llmguard_core sft -c pretrain.yaml     all weights, plain text
+    python -m llmguard_core sft -c config.yaml       LoRA, questions and answers
+    python -m llmguard_core evaluate -c config.yaml
+
+GSM8K is read from data/gsm8k in the folder that LLMGUARD_REAL_DATA names; where it is not, sums of the same form are generated.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from llmguard_core.training.monitoring import read_metrics
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-TRAIN, VALIDATION, TEST = 640, 32, 120
+TEXT, TRAIN, VALIDATION, TEST = 900, 480, 32, 120
 LONGEST = 420
 """Characters of a row: short ones, so that the run takes minutes."""
 Row = dict[str, str]
@@ -37,11 +41,11 @@ def main() -> int:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "finetune").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     source = prepare(folder)
-    print(f"{TRAIN} rows of {source} in {folder}")
-    for command in ("sft", "evaluate"):
-        code = subprocess.run(
-            [sys.executable, "-m", "llmguard_core", command, "-c", str(folder / "config.yaml")], check=False
-        ).returncode
+    print(f"{TEXT + TRAIN} rows of {source} in {folder}")
+    for command, config in (("sft", "pretrain"), ("sft", "config"), ("evaluate", "config")):
+        print(f"\n{command} -c {config}.yaml", flush=True)
+        call = [sys.executable, "-m", "llmguard_core", command, "-c", str(folder / f"{config}.yaml")]
+        code = subprocess.run(call, check=False).returncode
         if code:
             return code
     tell(folder)
@@ -56,14 +60,21 @@ def prepare(folder: Path) -> str:
     if (real / "train.jsonl").is_file():
         rows, tests, source = short(read(real / "train.jsonl")), short(read(real / "test.jsonl")), "GSM8K"
     else:
-        made = sums(TRAIN + VALIDATION + TEST)
-        rows, tests, source = made[: TRAIN + VALIDATION], made[TRAIN + VALIDATION :], "generated sums"
-    splits = {"train": rows[:TRAIN], "validation": rows[TRAIN : TRAIN + VALIDATION], "test": tests[:TEST]}
+        made = sums(TEXT + TRAIN + VALIDATION + TEST)
+        rows, tests, source = made[:-TEST], made[-TEST:], "generated sums"
+    rest = rows[TEXT:]
+    splits = {
+        "text": rows[:TEXT],
+        "train": rest[:TRAIN],
+        "validation": rest[TRAIN : TRAIN + VALIDATION],
+        "test": tests[:TEST],
+    }
     for name, some in splits.items():
         numbered = [{"id": f"{name}-{n}", **row} for n, row in enumerate(some)]
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in numbered), "utf-8")
     (folder / "model").symlink_to(lab().base)
-    shutil.copy(HERE / "config.yaml", folder / "config.yaml")
+    for config in HERE.glob("*.yaml"):
+        shutil.copy(config, folder)
     return source
 
 
@@ -100,10 +111,13 @@ def sums(count: int) -> list[Row]:
 
 def tell(folder: Path) -> None:
     """How the loss fell, how many answers the adapter changed, and the exact answers with their intervals."""
-    losses = [record["loss"] for record in read_metrics(folder / "out" / "metrics.jsonl") if "loss" in record]
-    print(
-        f"\nloss: {losses[0]:.3f} at the start, {losses[-1]:.3f} at the end; curves in {folder / 'out' / 'metrics.svg'}"
-    )
+    for run in ("pretrained", "tuned"):
+        losses = [
+            record["loss"] for record in read_metrics(folder / run / "metrics.jsonl") if "loss" in record
+        ]
+        print(
+            f"{run}: loss {losses[0]:.3f} at the start, {losses[-1]:.3f} at the end; curves in {folder / run / 'metrics.svg'}"
+        )
     files = {name: folder / "evaluation" / f"{name}.jsonl" for name in ("base", "tuned")}
     base, tuned = ([row["output"] for row in read(file)] for file in files.values())
     print(

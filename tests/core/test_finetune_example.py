@@ -40,11 +40,17 @@ def test_without_real_rows_sums_of_the_same_form_are_made(
 ) -> None:
     monkeypatch.setenv("LLMGUARD_REAL_DATA", str(tmp_path / "nowhere"))
     assert example.prepare(tmp_path / "run") == "generated sums"
+    assert load_config(tmp_path / "run/pretrain.yaml", objective="sft").train.method == "full"
     for objective in ("sft", "evaluate"):
         config = load_config(tmp_path / "run/config.yaml", objective=objective)
-    assert config.train.output_dir == tmp_path / "run/out"
-    rows = {name: read(tmp_path / f"run/{name}.jsonl") for name in ("train", "validation", "test")}
-    assert [len(some) for some in rows.values()] == [example.TRAIN, example.VALIDATION, example.TEST]
+    assert config.train.output_dir == tmp_path / "run/tuned"
+    rows = {name: read(tmp_path / f"run/{name}.jsonl") for name in ("text", "train", "validation", "test")}
+    assert [len(some) for some in rows.values()] == [
+        example.TEXT,
+        example.TRAIN,
+        example.VALIDATION,
+        example.TEST,
+    ]
     asked = [row["question"] for some in rows.values() for row in some]
     assert len(set(asked)) == len(asked)
     for row in rows["test"]:
