@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from support.tiny import byte_level, chat
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmguard.errors import UsageError
 from llmguard_core import evaluation, loading
@@ -51,14 +52,12 @@ class Models:
 
     def __call__(self, seed: int) -> Factory:
         def load() -> Any:
-            import transformers
-
             torch.manual_seed(seed)
-            config = transformers.LlamaConfig(
+            config = LlamaConfig(
                 vocab_size=len(byte_level()), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                 num_attention_heads=4, max_position_embeddings=256, initializer_range=0.3, eos_token_id=0, bos_token_id=None,
             )  # fmt: skip
-            model = transformers.LlamaForCausalLM(config).eval()
+            model = LlamaForCausalLM(config).eval()
             self.most = max(self.most, 1 + sum(ref() is not None for ref in self.alive))
             self.alive.append(weakref.ref(model))
             self.loaded.append(seed)
