@@ -232,14 +232,6 @@ class Encoder:
         asked = [self._asked(row, number) for number, row in enumerate(rows)]
         return [[*self.start, *chain.from_iterable(ids)] for ids in self._segments.ids(asked)]
 
-    def prompt_text(self, row: Mapping[str, Any] | str) -> str:
-        """The text of a row's generation prompt.
-
-        Raises:
-            DataRefused: the row has no prompt, or the chat template refuses it.
-        """
-        return "".join(segment.text for segment in self._asked(row, 0))
-
     def _asked(self, row: Mapping[str, Any] | str, number: int) -> list[Segment]:
         turns = self._turns(row)
         if not turns:

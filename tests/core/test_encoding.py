@@ -16,7 +16,7 @@ from support.tiny import CHATML, byte_level, chat, sentencepiece
 
 from llmguard.errors import CheckFailed
 from llmguard.evidence.prompts import as_prompts
-from llmguard.formats import TEXT_FORMATS, ChatTemplate
+from llmguard.formats import TEXT_FORMATS, ChatTemplate, pieces_text
 from llmguard.prove import prove_encoder
 from llmguard.rows import as_rows
 from llmguard_core import encoding, segments
@@ -111,6 +111,19 @@ def test_trained_text_is_response_and_terminator(made: list[Made]) -> None:
             wanted = [(text + m.fmt.terminator).strip() for text in answers(source)]
             wrong += [(m.fmt.name, m.name, got, wanted)] if got != wanted else []
     assert not wrong, wrong[:2]
+
+
+def test_rows_say_what_their_text_says(made: list[Made]) -> None:
+    """To the space: decoded, a row is what the tokenizer makes of the rendered text at once."""
+    wrong = []
+    for m in made:
+        decode = m.tokenizer.backend_tokenizer.decode
+        for row, turns in zip(m.rows, m.source.turns, strict=True):
+            text = pieces_text(m.fmt.pieces(turns))
+            whole = m.tokenizer(text, add_special_tokens=m.fmt.add_special_tokens)["input_ids"]
+            one, other = (decode(ids, skip_special_tokens=False) for ids in (row["input_ids"], whole))
+            wrong += [(m.fmt.name, m.name, one, other)] if one != other else []
+    assert not wrong, (len(wrong), wrong[0])
 
 
 def test_prompts_of_generation_are_prefixes(made: list[Made]) -> None:
@@ -367,7 +380,6 @@ def test_prompts_come_from_text_from_rows_and_from_conversations() -> None:
     encoder = Encoder(chat(), format_for(chat(), "chat-template"))
     wanted = "<|im_start|>user\nwhat is one<|im_end|>\n<|im_start|>assistant\n"
     for row in ("what is one", {"prompt": "what is one"}, {"messages": TALK[1:2]}, {"messages": TALK[1:3]}):
-        assert encoder.prompt_text(row) == wanted
         assert chat().decode(encoder.prompt(row)) == wanted
     with pytest.raises(DataRefused, match="no prompt"):
         encoder.prompt({"text": "x"})
