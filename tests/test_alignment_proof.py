@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import encoders, tiny
 from support.proving import DAMAGES, both_ways, damaged, differences
@@ -246,7 +246,10 @@ def test_questions_of_a_template_are_the_texts_that_it_looks_for() -> None:
 LETTERS = st.one_of(st.characters(), st.sampled_from("a \u2581\u00e9\u0301\0\n"))
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text(LETTERS, max_size=12), min_size=1, max_size=6))
+@example(texts=["\u2581 a \u2581"])
+@example(texts=["a", "e\u0301", "b\0c"])
 def test_many_texts_are_normalised_as_one_is(texts: list[str]) -> None:
     """In one go or one by one: the same bytes, whatever the characters."""
     from tokenizers import normalizers

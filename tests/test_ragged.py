@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmguard.ragged import Ragged
@@ -11,6 +11,7 @@ from llmguard.ragged import Ragged
 ROWS = st.lists(st.lists(st.integers(-5, 3), max_size=6), max_size=12)
 
 
+@settings(deadline=None)
 @given(rows=ROWS)
 def test_counts_are_those_of_each_row(rows: list[list[int]]) -> None:
     """Empty rows, rows without hits, masks that are strided: what a loop counts."""
@@ -21,6 +22,7 @@ def test_counts_are_those_of_each_row(rows: list[list[int]]) -> None:
     assert ragged.count(strided).tolist() == [sum(v > 0 for v in row) for row in rows]
 
 
+@settings(deadline=None)
 @given(rows=ROWS, values=st.integers(1, 9))
 def test_parts_are_all_rows_in_order(rows: list[list[int]], values: int) -> None:
     """Whole rows each, at least one, and no more values than wanted unless a row alone has more."""
@@ -32,6 +34,7 @@ def test_parts_are_all_rows_in_order(rows: list[list[int]], values: int) -> None
         assert here.stop - here.start <= values or span.stop - span.start == 1
 
 
+@settings(deadline=None)
 @given(rows=ROWS)
 def test_rows_that_repeat_are_among_those_told(rows: list[list[int]]) -> None:
     """Every row that another equals is told; rows of other values are not, but for zeros at their end."""

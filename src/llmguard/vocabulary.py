@@ -155,10 +155,8 @@ class Vocabulary:
 
     def texts_as_bytes(self, texts: Sequence[str]) -> list[bytes]:
         """`text_as_bytes` of many texts, in one go where that is the same."""
-        found = self._at_once(texts)
-        if found is None:
-            return [(self._at_once([t]) or [self.text_as_bytes(t)])[0] for t in texts]
-        return found
+        each = ((self._at_once([t]) or [self.text_as_bytes(t)])[0] for t in texts)
+        return self._at_once(texts) or list(each)
 
     def _at_once(self, texts: Sequence[str]) -> list[bytes] | None:
         """None where a text has to be normalised, is no Unicode, or holds the character that parts them here."""
@@ -230,11 +228,9 @@ def _kinds_of(normalizer: Any) -> Iterator[str]:
     if normalizer["type"] == "Sequence":
         for part in normalizer["normalizers"]:
             yield from _kinds_of(part)
-    elif normalizer["type"] == "Replace":
-        same = normalizer["pattern"] == {"String": " "} and normalizer["content"] == METASPACE
-        yield "spaces" if same else "Replace"
     else:
-        same = normalizer["type"] == "Prepend" and normalizer["prepend"] == METASPACE
+        written = normalizer.get("content", normalizer.get("prepend"))
+        same = (normalizer.get("pattern", {"String": " "}), written) == ({"String": " "}, METASPACE)
         yield "spaces" if same else normalizer["type"]
 
 
