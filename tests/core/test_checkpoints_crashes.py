@@ -17,7 +17,7 @@ import pytest
 from support.checkpoint_files import is_exactly, write_checkpoint
 from support.lost_writes import Recorder
 
-from llmguard_core.checkpoints import atomic_folder, folder, newest, verify
+from llmguard_core.checkpoints import atomic_folder, checkpoints, folder, newest, verify
 from llmguard_core.checkpoints.folder import remove_folder
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -56,6 +56,9 @@ def power_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) ->
             wrong.append(f"after {moment} acts: step {least} was safe, {step} is left")
         elif found and not is_exactly(found, step):
             wrong.append(f"after {moment} acts: {found.name} holds other bytes")
+        halves = [c.name for c in checkpoints(replayed / "out") if verify(c)]
+        if halves:
+            wrong.append(f"after {moment} acts: {halves[0]} has its name and is not whole")
     return wrong
 
 

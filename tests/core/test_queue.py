@@ -407,6 +407,17 @@ def test_edge_47_a_clock_that_was_set_back_keeps_nobody_waiting(queue: Path) -> 
     assert time.monotonic() - began < 30
 
 
+def test_edge_47_what_was_put_there_in_the_future_keeps_its_priority(queue: Path) -> None:
+    """An urgent file from before the clock was set back by a week has not waited less than none."""
+    urgent = queue / "waiting" / f"0-{int(time.time() + 7 * 86400) * 1000}-00000000"
+    urgent.mkdir()
+    (urgent / "input.jsonl").write_bytes(b"urgent")
+    put(queue, "usual.jsonl")
+    work = Recorder()
+    run(queue, work)
+    assert [content for _, content in work.seen] == [b"urgent", b"usual.jsonl"]
+
+
 def test_edge_48_a_second_daemon_is_refused_by_name(queue: Path) -> None:
     """Pid and time of the first; also for a retry, which moves the same folders."""
     with locked(queue / LOCK):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +213,6 @@ def test_the_limit_keeps_the_newest_ones(tmp_path: Path) -> None:
 
 def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
     """A pickle that calls something, where the optimizer's state should be: refused, as only tensors and plain values are read."""
-    import os
     import pickle
     import zipfile
 
@@ -271,3 +274,52 @@ def test_the_final_model_never_takes_the_place_of_other_things(tmp_path: Path) -
     trainer.save_model()
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-2", "final"}
     assert verify(tmp_path / "final", resume=False) == []
+
+
+TWO = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from support.small_runs import At, trainer_of, weights_hash
+from llmguard_core.checkpoints import SaveOnSignal
+torch.set_num_threads(1)
+folder, mode = Path(sys.argv[1]), sys.argv[2]
+calls = [SaveOnSignal()]
+if mode == "cut" and os.environ["RANK"] == "1":
+    calls.insert(0, At(5, lambda: signal.raise_signal(signal.SIGTERM)))
+trainer = trainer_of(folder, steps=9, callbacks=calls, ddp_find_unused_parameters=False)
+try:
+    trainer.train(resume_from_checkpoint=mode == "resumed")
+    print("ended", weights_hash(trainer.model), trainer.state.global_step, flush=True)
+except SystemExit as told:
+    print("left", told.code, trainer.state.global_step, flush=True)
+"""
+
+
+@pytest.mark.soak
+def test_two_processes_stop_together_and_resume_bit_for_bit(tmp_path: Path) -> None:
+    """SIGTERM to one of them: both save the same step, each its own random states, and the end is that of a whole run."""
+    (tmp_path / "two.py").write_text(TWO)
+
+    def run(folder: str, mode: str) -> set[str]:
+        tests = Path(__file__).resolve().parents[1]
+        path = os.pathsep.join([str(tests), str(tests.parent / "src")])
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        done = subprocess.run(
+            [*launch, str(tmp_path / "two.py"), str(tmp_path / folder), mode],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=250,
+            check=True,
+        )
+        return set(re.findall(r"^(?:ended|left) .*", done.stdout, re.MULTILINE))
+
+    whole = run("whole", "whole")
+    assert len(whole) == 1
+    assert run("cut", "cut") == {"left 143 5"}
+    assert {p.name for p in (tmp_path / "cut" / "checkpoint-5").glob("rng_state*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
+    assert run("cut", "resumed") == whole

@@ -52,4 +52,7 @@ def write_checkpoint(folder: Path, step: int) -> None:
 
 def is_exactly(folder: Path, step: int) -> bool:
     """Whether every file is as it was written."""
-    return all((folder / name).read_bytes() == content for name, content in contents(step).items())
+    files = contents(step).items()
+    return all(
+        (folder / name).is_file() and (folder / name).read_bytes() == content for name, content in files
+    )

@@ -103,7 +103,11 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if active is None:
         return
     if event in NAMES:
-        active.note(event, tuple(os.fspath(a) for a in args[: NAMES[event]] if not isinstance(a, int)))
+        paths = [os.fspath(a) for a in args if isinstance(a, (str, bytes, os.PathLike))][: NAMES[event]]
+        above = args[-1]  # shutil.rmtree names files by their folder's handle
+        if isinstance(above, int) and above >= 0 and event in ("os.remove", "os.rmdir"):
+            paths = [str(Path(f"/proc/self/fd/{above}").readlink() / os.fsdecode(paths[0]))]
+        active.note(event, tuple(os.fsdecode(p) for p in paths))
     elif event == "open" and isinstance(args[0], (str, os.PathLike)) and args[2] & os.O_CREAT:
         active.note("create", (os.fspath(args[0]),))
 
