@@ -103,6 +103,24 @@ def test_halving_retries_outside_of_the_except_block_with_nothing_left() -> None
         halving(lambda size: str(size // 0), 8)
 
 
+def test_an_error_that_somebody_keeps_keeps_no_tensors() -> None:
+    """A logger, a debugger, a pool of futures: the frames of the failed attempt are cleared all the same."""
+    errors: list[BaseException] = []
+    held: list[Any] = []
+
+    def attempt(size: int) -> str:
+        assert all(ref() is None for ref in held)
+        activations = torch.ones(10)
+        held.append(weakref.ref(activations))
+        if size > 1:
+            errors.append(torch.OutOfMemoryError("CUDA out of memory"))
+            raise errors[-1]
+        return "done"
+
+    assert halving(attempt, 4) == ("done", 1)
+    assert len(errors) == 2
+
+
 def test_halving_ends_at_one_with_a_clear_error() -> None:
     """No loop without end, and no chain of tracebacks that keeps tensors."""
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,9 @@ def _finish(
             _plot(monitor.path)
         metrics = {**_last(trainer.state.log_history), **done.metrics}
         return TrainResult(done.global_step, metrics, final, False, tuple(guards.alarms), trainer.piece)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # who keeps the error shall not keep optimizer and activations
+        raise
     finally:
         watchdog.stop()
         guards.release()
