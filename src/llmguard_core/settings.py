@@ -50,7 +50,6 @@ LOWEST_RATE = 1e-8
 SHORTEST = 8
 """Tokens: fewer hold no prompt, response and terminator."""
 
-Switch = bool
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -207,11 +206,11 @@ class TrainSettings(Section):
     weight_decay: Annotated[float, ruled("weight_decay")] = 0.0
     grad_clip: Annotated[float, ruled("max_grad_norm")] = 1.0
     max_length: Annotated[int, Field(ge=SHORTEST, le=2**20)] = 1024
-    packing: Switch = False
+    packing: bool = False
     train_on: Literal["responses", "last", "all"] = "responses"
     overflow: Literal["left", "drop", "error"] = "left"
     dtype: Dtype = "auto"
-    gradient_checkpointing: Switch = False
+    gradient_checkpointing: bool = False
     seed: Annotated[int, ruled("seed")] = 42
     logging_steps: Annotated[int, Field(ge=1)] = 10
     eval_steps: Count = None
@@ -238,7 +237,7 @@ class LoraSettings(Section):
     alpha: Annotated[float, ruled("lora_alpha")] = 32.0
     dropout: Annotated[float, ruled("lora_dropout")] = 0.0
     targets: Texts = ["all-linear"]
-    rslora: Switch = False
+    rslora: bool = False
 
 
 class DpoSettings(Section):
