@@ -12,7 +12,7 @@ from llmguard.evidence.weights import read_weights
 from llmguard.tensors import read_header
 from llmguard_core.errors import CheckpointError
 
-__all__ = ["as_saved", "describe_mismatch", "refuse_another_model"]
+__all__ = ["as_saved", "describe_mismatch", "refuse_another_model", "saved_otherwise"]
 
 SHOWN = 4  # tensors named in a message
 
@@ -43,6 +43,11 @@ def as_saved(model: torch.nn.Module) -> dict[str, Any]:
     except ImportError:  # transformers 4 saves what it holds
         return state
     return dict(revert_weight_conversion(model, state)) if hasattr(model, "save_pretrained") else state
+
+
+def saved_otherwise(model: torch.nn.Module) -> bool:
+    """Whether the model's tensors have other names on disk than in memory (an adapter's PEFT translates itself)."""
+    return not hasattr(model, "peft_config") and as_saved(model).keys() != model.state_dict().keys()
 
 
 def refuse_another_model(checkpoint: Path | str, model: torch.nn.Module) -> None:

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from llmguard_core.checkpoints.folder import atomic_folder, log, remove_folder, replaceable, staged
-from llmguard_core.checkpoints.matching import as_saved, refuse_another_model
+from llmguard_core.checkpoints.matching import refuse_another_model, saved_otherwise
 from llmguard_core.checkpoints.signals import SaveOnSignal
 from llmguard_core.checkpoints.verify import checkpoints, newest, step_of, verify
 from llmguard_core.errors import CheckpointError, TrainingStopped
@@ -138,12 +138,12 @@ class VerifiedTrainer(Trainer):  # type: ignore[misc]  # transformers ships no t
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = model or self.model
-        plain = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or hasattr(model, "peft_config"))
-        if plain or hasattr(model, "peft_config"):  # the models of FSDP and DeepSpeed have other names
+        model = self.model if model is None else model
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # their models have other names
+        if not sharded:
             refuse_another_model(resume_from_checkpoint, model)
         with weights_only_loads():
-            if plain and as_saved(model).keys() != model.state_dict().keys():
+            if not sharded and saved_otherwise(model):
                 # transformers' own way looks for the names in memory, finds none of them, and goes on
                 whole = type(model).from_pretrained(resume_from_checkpoint, torch_dtype=model.dtype)
                 model.load_state_dict(whole.state_dict())
@@ -217,10 +217,9 @@ def _chosen(asked: Any, args: Any) -> str | None:
 def _whole(folder: Path) -> Path:
     problems = verify(folder)
     if problems:
+        remedy = "Resume from another one: `newest(output_dir)` finds the newest that is whole."
         raise CheckpointError(
-            f"cannot be resumed from: {'; '.join(problems)}",
-            where=str(folder),
-            remedy="Resume from another one: `newest(output_dir)` finds the newest that is whole.",
+            f"cannot be resumed from: {'; '.join(problems)}", where=str(folder), remedy=remedy
         )
     return folder
 
