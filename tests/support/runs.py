@@ -54,5 +54,12 @@ def collate(batch: Sequence[Row]) -> dict[str, Any]:
 def settings(output_dir: Path, **told: Any) -> Any:
     """Settings of a short run in full precision, logged at each step."""
     train = imported("llmguard_core.settings").TrainSettings
-    usual = {"method": "full", "learning_rate": 1e-3, "batch_size": 4, "logging_steps": 1, "warmup_ratio": 0.0, "dtype": "float32"}
+    usual = {
+        "method": "full",
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "logging_steps": 1,
+        "warmup_ratio": 0.0,
+        "dtype": "float32",
+    }
     return train.model_validate({"output_dir": output_dir, **usual, **told})
