@@ -6,6 +6,7 @@ import datetime as dt
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,10 @@ class Audit:
         if any(COLLECTED & {*entry.needs, entry.over} for entry in wanted):
             self.evidence.collected.start()
         for kind in TRIED if self.evidence.options.share is None else ():  # workers run side by side already
-            if names := [entry.name for entry in wanted if kind in entry.needs]:
-                self.evidence.get(kind).begin(names)
+            names = [entry.name for entry in wanted if kind in entry.needs]
+            with suppress(MissingEvidence, EvidenceError):  # the check that asks for it says so
+                if names:
+                    self.evidence.get(kind).begin(names)
 
     def targets(self, entry: Entry) -> list[str]:
         """What a check is repeated over in this project; [''] where it is run once (or will say what is missing)."""

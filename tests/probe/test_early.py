@@ -62,6 +62,26 @@ def test_four_parts_that_hang_take_the_time_of_one(world: World) -> None:
     assert seconds > took, "they ran one after the other"
 
 
+def test_evidence_that_the_project_does_not_name_keeps_nothing_from_beginning(world: World) -> None:
+    """The check that asks for it is skipped with its reason; the others have begun."""
+    environment = world.torch(cuda_torch()).environment()
+    session = _audit(environment)
+    session.begin(_entries("remote_host_lets_us_in", "processes_can_meet"))  # type: ignore[arg-type]  # entries of the catalogue
+    assert set(environment._early) == {"meeting"}
+    assert session.run(_entries("remote_host_lets_us_in")[0]).outcome.value == "skipped"  # type: ignore[arg-type]  # an entry
+    session.evidence.close()
+
+
+def test_every_preflight_check_may_be_begun(tmp_path: Path) -> None:
+    """On a folder without a project file: nothing that is missing is raised."""
+    session = Audit(Project.empty(tmp_path))
+    entries = [entry for entry in CHECKS if entry.family in ("environment", "storage")]
+    environment = session.evidence.get("environment")
+    environment.__dict__.update(torch=None, places=None, meeting=None)
+    session.begin(entries)
+    session.evidence.close()
+
+
 def test_only_what_the_selected_checks_ask_for_is_started(world: World) -> None:
     """Selecting a single check starts its parts and no other."""
     environment = world.torch(cuda_torch()).environment()
@@ -131,5 +151,3 @@ def test_every_name_of_the_table_is_a_check_and_a_part() -> None:
         ), parts
     for kind in TRIED:
         assert any(kind in entry.needs for entry in CHECKS)
-        found = Evidence(Project.empty(Path("/"))).get(kind)
-        assert callable(found.begin)
