@@ -119,7 +119,8 @@ def test_edge_48_a_process_with_the_same_number_is_not_the_child_of_before() -> 
     end_session(child.pid, since - 1)
     end_session(child.pid, None)
     end_session("x", since)
-    assert child.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
     end_session(child.pid, since)
     assert child.wait(20) == -signal.SIGKILL
 
