@@ -31,7 +31,7 @@ finetune: $(READY)  ## fine-tune a small model, evaluate, compare: minutes on a 
 	@$(BIN)/python examples/finetune/run.py $(ARGS)
 
 test: $(READY)  ## the whole test suite
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --llmguard-bugs=regressions $(ARGS)
 
 soak: $(READY)  ## hundreds of crashes, and all else that takes minutes
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m soak $(ARGS)

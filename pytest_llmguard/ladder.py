@@ -16,6 +16,7 @@ MARKABLE = ("project", "model", "adapter", "sample", "deadline", "strict")
 """Options that the marker can set for one test."""
 EXPECTED = {
     "FILE": "the path of a file",
+    "DIR": "the path of a folder",
     "NAME": "a name that is not empty",
     "COUNT": "a whole number, 1 or more",
     "SECONDS": "a number of seconds above 0",
@@ -52,7 +53,7 @@ def option(config: pytest.Config, name: str, node: pytest.Item | None = None) ->
             parsed = _typed(takes, value)
             if parsed is None:
                 raise pytest.UsageError(f"{source}: {value!r} is not allowed: expected {_expected(takes)}")
-            return Path(base, Path(parsed).expanduser()).absolute() if takes == "FILE" else parsed
+            return Path(base, Path(parsed).expanduser()).absolute() if takes in ("FILE", "DIR") else parsed
     return constant
 
 

@@ -26,6 +26,11 @@ OPTIONS: dict[str, tuple[str, object, str]] = {
     "json": ("FILE", None, "write the report as JSON to FILE"),
     "html": ("FILE", None, "write the report as one HTML page to FILE"),
     "sarif": ("FILE", None, "write the report as SARIF to FILE, for code scanning"),
+    "bugs": (
+        "DIR",
+        None,
+        "hold the regressions in DIR against the ledger: stories whole, tests there and run",
+    ),
     "gpu": ("FLAG", False, "run the tests that need a GPU; an error where there is none"),
 }
 """Name -> what it takes, constant, help. `--llmguard-NAME` (`--gpu`) on the command line, `llmguard_NAME` in the ini file."""

@@ -65,6 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
             from pytest_llmguard.gpu import require_gpu
 
             require_gpu()
+    if given(config, config.option, "bugs"):
+        from pytest_llmguard.ledger import keep_ledger
+
+        keep_ledger(config)
 
 
 @pytest.hookimpl(optionalhook=True)

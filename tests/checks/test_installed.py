@@ -110,7 +110,7 @@ def test_another_version_than_declared_is_a_warning(tmp_path: Path) -> None:
 def test_what_is_not_needed_here_is_left_alone(tmp_path: Path) -> None:
     """Other systems, extras, builds from URLs, folders, development files, pins with hashes that are met, and tables of other tools."""
     (tmp_path / "requirements.txt").write_text(
-        f"nothing-1; sys_platform == 'win32'\npytest @ https://example.org/x.whl\n-e .\n./vendored\n--extra-index-url https://e.org\n"
+        f"nothing-1; sys_platform == 'win32'\npytest @ https://example.org/x.whl\n-e .\n./vendored\n"
         f"pytest=={HAVE} --hash=sha256:{'0' * 64}\npytest[nothing-3]\n",
         "utf-8",
     )

@@ -34,7 +34,7 @@ def judged(path: str, table: str) -> list[Finding]:
 @fault("D15")
 def test_the_containers_own_disk_is_a_warning_where_a_volume_is_mounted(matrix: Matrix) -> None:
     """Which volume it is, is said; files of the system that are mounted into a container are no volumes."""
-    (told,) = judged("/root/out", POD)
+    (told,) = judged("/srv/out", POD)
     matrix.saw("overlay while a volume is mounted")
     assert told.severity.value == "warning"
     assert "the container's own disk (overlay), while /workspace (fuse.mfs) is mounted" in told.message
@@ -42,7 +42,7 @@ def test_the_containers_own_disk_is_a_warning_where_a_volume_is_mounted(matrix: 
 
 def test_without_a_volume_it_is_a_note() -> None:
     """Nothing better is at hand; the results must be carried away."""
-    (told,) = judged("/root/out", BARE)
+    (told,) = judged("/srv/out", BARE)
     assert told.severity.value == "note"
     assert "copy the results away" in told.message
 
@@ -69,5 +69,5 @@ def test_a_project_without_an_output_folder_is_told_what_to_add() -> None:
     """Cache folders may lie in the container: what is lost with them is time."""
     with pytest.raises(MissingEvidence, match="output_dir"):
         output_dir_outlives_the_container(
-            Environment("/p", folders=(Folder("cache_dirs", "/root/.cache"),), mounts=POD)
+            Environment("/p", folders=(Folder("cache_dirs", "/srv/cache"),), mounts=POD)
         )

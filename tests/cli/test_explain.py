@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmguard.catalogue import CHECKS, Entry
-from llmguard.cli.describe import describe, line_for, sentence
+from llmguard.cli.describe import ALWAYS, describe, line_for, sentence
 from llmguard.contract import Yields, check
 from llmguard.evidence import KINDS, SETTINGS
 from llmguard.registry import Registry
@@ -53,9 +53,7 @@ def test_every_check_can_be_explained(entry: Entry) -> None:
     assert found.trouble == ""
     assert found.promise
     assert found.sentence.endswith(".")
-    assert all(
-        n.line or n.evidence in ("environment", "project", "sources") for n in found.needs if not n.optional
-    )
+    assert all(n.line or n.evidence in (*ALWAYS, "sources") for n in found.needs if not n.optional)
     assert [n.evidence for n in found.needs if not n.optional][: len(entry.needs)] == list(entry.needs)
     json.dumps(found.to_json())
 

@@ -24,6 +24,7 @@ SOME: dict[str, tuple[str, str, str, Any]] = {
     "json": ("cli.json", "ini.json", "", None),
     "html": ("cli.html", "ini.html", "", None),
     "sarif": ("cli.sarif", "ini.sarif", "", None),
+    "bugs": ("cli", "ini", "", None),
     "gpu": ("", "true", "", False),
 }
 """Option -> a value on the command line, in the ini file, in the marker; its constant."""
@@ -37,7 +38,8 @@ def config_of(pytester: pytest.Pytester, *arguments: str, ini: str = "") -> pyte
 
 def meant(pytester: pytest.Pytester, name: str, text: str) -> Any:
     takes = OPTIONS[name][0]
-    typed = {"COUNT": int, "SECONDS": float, "FLAG": lambda _: True, "FILE": lambda t: pytester.path / t}
+    typed = {"COUNT": int, "SECONDS": float, "FLAG": lambda _: True}
+    typed |= dict.fromkeys(("FILE", "DIR"), lambda t: pytester.path / t)
     return typed.get(takes, str)(text)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from support.matrix import Matrix, fault
 
-from llmguard.auditing import audit
+from llmguard.auditing import Audit
 from llmguard.checks.remote import endpoint_answers, remote_host_lets_us_in
-from llmguard.errors import MissingEvidence
 from llmguard.findings import Severity
+from llmguard.project import load_project
 from llmguard.remote import Remote, address_of
 from llmguard.remote.asking import STEPS
 
@@ -278,23 +278,17 @@ def test_all_are_asked_at_the_same_time(serve: Serve) -> None:
 
 
 def test_nothing_named_is_nothing_asked(tmp_path: Path) -> None:
-    """Both checks say which line to add; a project that names addresses has them asked."""
-    for check, line in (
-        (remote_host_lets_us_in, "[environment] remote"),
-        (endpoint_answers, "[pipeline] endpoint"),
-    ):
-        with pytest.raises(MissingEvidence, match=line.replace("[", r"\[")):
-            check(Remote())
+    """Both checks are skipped with the line to add; a project that names addresses has them asked."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     (tmp_path / "llmguard.toml").write_text(f'[environment]\nremote = ["tcp://127.0.0.1:{port}"]\n', "utf-8")
-    results = {
-        r.check: r
-        for r in audit(tmp_path).checks
-        if r.check in ("remote_host_lets_us_in", "endpoint_answers")
-    }
-    assert results["remote_host_lets_us_in"].outcome.value == "failed"
-    assert results["endpoint_answers"].outcome.value == "skipped"
+    session = Audit(load_project(tmp_path))
+    entries = {entry.name: entry for entry in session.registry}
+    asked_for = session.run(entries["remote_host_lets_us_in"])
+    not_named = session.run(entries["endpoint_answers"])
+    assert asked_for.outcome.value == "failed"
+    assert (not_named.outcome.value, "[pipeline] endpoint" in not_named.reason) == ("skipped", True)
+    assert remote_host_lets_us_in(Remote()).looked_at == 0
 
 
 def test_without_an_ssh_client_the_greeting_is_all_there_is(

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from llmguard.contract import Yields, check
-from llmguard.errors import MissingEvidence
 from llmguard.findings import Finding, Where, error, note, warning
 
 if TYPE_CHECKING:
@@ -109,29 +108,16 @@ def remote_host_lets_us_in(remote: Remote) -> Yields:
 
     Refused, dropped, silent, another service, changed host key and refused login are told apart. Nothing is learnt, kept or
     changed: `ssh -o BatchMode=yes -o StrictHostKeyChecking=yes HOST true`.
-
-    Raises:
-        MissingEvidence: the project names no host.
     """
-    if not remote.hosts:
-        raise MissingEvidence("remote", 'add `[environment] remote = "ssh://user@host:22"` to llmguard.toml')
     yield from _judged(remote, remote.hosts, WHY_HOST, "[environment] remote")
     return len(remote.hosts)
 
 
 @check
-def endpoint_answers(remote: Remote) -> Yields:
-    """The OpenAI-compatible server of `[pipeline] endpoint` lists its models within seconds.
-
-    Raises:
-        MissingEvidence: the project names no endpoint.
-    """
-    if not remote.endpoints:
-        raise MissingEvidence(
-            "endpoint", 'add `[pipeline] endpoint = "http://127.0.0.1:8000/v1"` to llmguard.toml'
-        )
-    yield from _judged(remote, remote.endpoints, WHY_ENDPOINT, "[pipeline] endpoint")
-    return len(remote.endpoints)
+def endpoint_answers(endpoint: Remote) -> Yields:
+    """The OpenAI-compatible server of `[pipeline] endpoint` lists its models within seconds."""
+    yield from _judged(endpoint, endpoint.endpoints, WHY_ENDPOINT, "[pipeline] endpoint")
+    return len(endpoint.endpoints)
 
 
 remote_host_lets_us_in.unit = "hosts"

@@ -76,6 +76,48 @@ def explain(
     command(check, as_json=as_json)
 
 
+bugs = typer.Typer(help="The ledger of bugs: what went wrong once is a test for ever.", no_args_is_help=True)
+app.add_typer(bugs, name="bug")
+BUGS = Path("regressions")
+Folder = Annotated[Path, typer.Option("--folder", "-f", help="The folder of your regressions.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
+
+@bugs.command("new")
+def bug_new(
+    title: Annotated[str | None, typer.Argument(help="What went wrong, as a sentence.")] = None,
+    folder: Folder = BUGS,
+    from_issue: Annotated[
+        Path | None, typer.Option("--from-issue", help="Take title and story from the text of an issue.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the file instead of writing it.")] = False,
+) -> None:
+    """Write a regression for a bug: its story to be told, and three tests that are red until it is whole."""
+    from llmguard.cli.bug import new as command
+
+    command(title, folder=folder, from_issue=from_issue, dry_run=dry_run)
+
+
+@bugs.command("list")
+def bug_list(folder: Folder = BUGS, as_json: AsJson = False) -> None:
+    """List your regressions, with what they lack, and the bugs that llmguard knows."""
+    from llmguard.cli.bug import list_bugs as command
+
+    command(folder, as_json=as_json)
+
+
+@bugs.command("find")
+def bug_find(
+    symptom: Annotated[str, typer.Argument(help="What you see, in your own words.")],
+    folder: Folder = BUGS,
+    as_json: AsJson = False,
+) -> None:
+    """Find known bugs by what you see: `llmguard bug find "loss is 0.0"`."""
+    from llmguard.cli.bug import find_bugs as command
+
+    command(symptom, folder, as_json=as_json)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     arguments = list(arguments) or ["--help"]

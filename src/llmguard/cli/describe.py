@@ -18,8 +18,8 @@ from llmguard.project import Project
 
 __all__ = ["Description", "Need", "describe", "sentence"]
 
-ALWAYS = frozenset({"environment", "project"})
-"""Evidence that every project has; the first would be gathered for real if it were asked for."""
+ALWAYS = frozenset({"environment", "hub_cache", "memory", "mounts", "project", "repository"})
+"""Evidence that every project has; some of it would be gathered for real if it were asked for."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ KINDS: dict[str, str] = {
     "config_file": "llmguard.evidence.config_file",
     "context": "llmguard.evidence.context",
     "encoded": "llmguard.evidence.encoded",
+    "endpoint": "llmguard.evidence.endpoint",
     "environment": "llmguard.evidence.environment",
     "files": "llmguard.evidence.files",
     "generations": "llmguard.evidence.generations",
@@ -84,7 +85,9 @@ SETTING_LINES: dict[str, str] = {
 
 BY_NAME = frozenset({"train", "validation", "test"})
 """Splits that are evidence of their own, whatever a check is repeated over."""
-ONE_TARGET = frozenset({"encoded", "batches", "isolation", "files", "rows", "prompts", "config", "config_file", "results"})
+ONE_TARGET = frozenset(
+    {"encoded", "batches", "isolation", "files", "rows", "prompts", "config", "config_file", "results"}
+)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""`remote`: the machines and servers that the project names."""
+"""`remote`: the machines that the project names."""
 
 from __future__ import annotations
 
+from llmguard.errors import MissingEvidence
 from llmguard.evidence import Evidence
 from llmguard.remote import Remote, address_of
 
@@ -10,6 +11,7 @@ __all__ = ["provide"]
 
 def provide(evidence: Evidence, target: str) -> Remote:
     """The addresses of the project file; none is asked yet."""
-    schema = evidence.project.schema
-    endpoints = [schema.pipeline.endpoint] if schema.pipeline.endpoint else []
-    return Remote(tuple(map(address_of, schema.environment.remote)), tuple(map(address_of, endpoints)))
+    named = evidence.project.schema.environment.remote
+    if not named:
+        raise MissingEvidence("remote", 'add `[environment] remote = "ssh://user@host:22"` to llmguard.toml')
+    return Remote(hosts=tuple(map(address_of, named)))
