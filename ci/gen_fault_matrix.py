@@ -23,6 +23,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.matrix import LIST, Known, known  # noqa: E402  # the list lies beside the tests
 
+PEERS = ROOT / "build" / "diagnosis.md"
+BESIDE = """\
+## Other tools on the same faults
+
+Written by `python benchmarks/diagnosis.py`: each tool in a process that is ended after its limit. *Told*: whether what it printed
+names the fault. Ours was given deadlines of 3 s here; torch is imported for real in the last two faults, on a busy machine.
+"""
 TARGET, RESULTS = ROOT / "docs" / "fault-matrix.md", ROOT / "build" / "fault-matrix.jsonl"
 NEEDS = {"C": "any machine", "R": "root or FUSE", "G": "GPU"}
 HEAD = """\
@@ -116,7 +123,15 @@ def document(planted: dict[str, list[str]], seen: dict[str, list[dict[str, Any]]
         ]
         parts += [_row(one, planted, seen.get(one.id, [])) for one in known().values() if one.id[0] == group]
         parts.append("")
-    return "\n".join([*parts, TAIL])
+    return "\n".join([*parts, BESIDE, _peers(), TAIL])
+
+
+def _peers() -> str:
+    """The newest table of the other tools; where it was not measured here, the one that stands in the file."""
+    if PEERS.is_file():
+        return PEERS.read_text("utf-8")
+    text = TARGET.read_text("utf-8") if TARGET.is_file() else ""
+    return text.partition(BESIDE)[2].partition("\n## ")[0].strip("\n") + "\n"
 
 
 def _groups() -> list[tuple[str, str]]:
