@@ -4,7 +4,7 @@ Healthy: every check of the environment, again and again, each time in a new pro
 it a small package stands in, since it is the probes that are tried. Throttled: a package of 40 modules on a FUSE file system
 that takes 1 to 50 ms a call, with a no-progress window far shorter than the import (needs root and /dev/fuse).
 
-    python benchmarks/soak.py [--healthy 200] [--throttled 100] [--at-once 2] [--torch]
+    python benchmarks/soak.py [--healthy 20] [--throttled 12] [--at-once 4] [--torch]
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def throttled(fuse: ModuleType, home: Path, package: Path, number: int, delay: f
 def main() -> int:
     """Count, print, and say whether there was a false alarm."""
     parser = argparse.ArgumentParser(description="false alarms of the preflight")
-    parser.add_argument("--healthy", type=int, default=200)
-    parser.add_argument("--throttled", type=int, default=100)
-    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--healthy", type=int, default=20)
+    parser.add_argument("--throttled", type=int, default=12)
+    parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--torch", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made, ThreadPoolExecutor(asked.at_once) as pool:
