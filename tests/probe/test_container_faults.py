@@ -124,7 +124,9 @@ def test_a_container_without_limits_is_quiet(tmp_path: Path) -> None:
     """v1 writes "no limit" as a very large number, v2 as `max`."""
     for version in (1, 2):
         files = {**_memory(64 * GiB, 60 * GiB), **_group(version, memory=9223372036854771712, used=GiB)}
-        assert container_leaves_memory(machine(tmp_path / str(version), files)) == []
+        unbounded = machine(tmp_path / str(version), files)
+        assert container_leaves_memory(unbounded) == []
+        assert unbounded.host.cgroup().memory is None
     assert container_leaves_memory(machine(tmp_path / "none", _memory(64 * GiB, 60 * GiB))) == []
     assert container_leaves_memory(machine(tmp_path / "nothing", {})).looked_at == 0
 
