@@ -116,7 +116,8 @@ def control_tokens_are_single_ids(encoded: Any, tokenizer: Any, rows: Any = None
         for text, needle in judged.items():
             count = whole.count(needle)
             if count:
-                pieces = count - int((ids == vocabulary.control.get(text, -1)).sum())
+                single = vocabulary.control.get(text)  # an id of -1 in a row is no token of that text either
+                pieces = count - (0 if single is None else int((ids == single).sum()))
                 bad[text][row] = pieces > 0 and pieces > _said(needle, source, int(found.source[row]))
     kinds = {text: row_hits(found, source, rows_of) for text, rows_of in bad.items() if rows_of.any()}
     return masks_tally(found, len(found), **kinds)
