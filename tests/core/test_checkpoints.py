@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoint_files import write_checkpoint
+from support.matrix import fault
 
 from llmguard_core.checkpoints import atomic_folder, checkpoints, folder, newest, verify
 from llmguard_core.checkpoints.folder import replaceable, staged, tidy, write_file
@@ -106,6 +107,7 @@ def test_edge_46_a_folder_that_may_not_be_written_is_told() -> None:
                 os.seteuid(0)
 
 
+@fault("L12")
 def test_edge_50_a_save_by_another_process_is_waited_for_then_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +123,7 @@ def test_edge_50_a_save_by_another_process_is_waited_for_then_named(
 
 
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
+@fault("L9")
 def test_edge_20_a_save_cut_off_is_never_chosen_and_is_cleared_away(tmp_path: Path, moment: str) -> None:
     """Before the rename, between the two renames of a folder that was being replaced, and after them."""
     save(tmp_path, 2)
@@ -195,6 +198,7 @@ TOLD = {
 
 
 @pytest.mark.parametrize("way", sorted(TOLD))
+@fault("L3", "L4", "L7")
 def test_edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
@@ -221,6 +225,7 @@ def test_with_a_manifest_the_same_damage_is_seen(tmp_path: Path, way: str) -> No
     "text",
     ["", "{", "[]", '{"version": 1}', '{"version": 2, "files": {}}', '{"version": 1, "files": {"a": 3}}'],
 )
+@fault("L8")
 def test_a_manifest_that_cannot_be_read_is_a_problem(tmp_path: Path, text: str) -> None:
     """It never counts as if there were none."""
     target = save(tmp_path, 4)

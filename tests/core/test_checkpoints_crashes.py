@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.checkpoint_files import is_exactly, write_checkpoint
 from support.lost_writes import Recorder
+from support.matrix import fault
 
 from llmguard_core.checkpoints import atomic_folder, checkpoints, folder, newest, verify
 from llmguard_core.checkpoints.folder import remove_folder
@@ -62,6 +63,7 @@ def power_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) ->
     return wrong
 
 
+@fault("L2")
 def test_edge_42_a_power_loss_never_takes_a_checkpoint_that_was_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,6 +111,7 @@ def flips(out: Path, step: int, count: int, same: Callable[[Path], bool]) -> dic
     return seen
 
 
+@fault("L5")
 def test_a_flipped_bit_is_detected_or_harmless(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """200 bits, one at a time, over every file of a checkpoint; the one before is taken instead."""
     save(tmp_path, 2)
@@ -168,6 +171,7 @@ def judge_kills(seen: dict[str, Any], kills: int) -> None:
 
 
 @pytest.mark.needs_torch
+@fault("L1")
 def test_edge_41_killed_at_random_points_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """12 SIGKILLs at random moments: at most one interval is lost, every checkpoint found holds the weights of its step."""
     judge_kills(crashes(tmp_path, "kills", "12"), 12)
@@ -182,6 +186,7 @@ def test_edge_41_killed_at_200_random_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_torch
+@fault("L10")
 def test_edge_25_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     """A real file system of 1 MB: the error names path, errno and bytes; nothing half-written stays."""
     able = (

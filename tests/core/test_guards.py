@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.matrix import fault
 from support.runs import IGNORED, collate, model, rows
 from support.tiny import byte_level
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -96,6 +97,7 @@ def finite(net: Any) -> bool:
     ids=["nan", "inf", "minus inf"],
 )
 @pytest.mark.parametrize("accumulation", [1, 3])
+@fault("I1", "I2", "I3", "I4")
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(
     tmp_path: Path, kind: str, to: Any, accumulation: int
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(
     assert guards.alarms[0].stops
 
 
+@fault("I5", "I10")
 def test_a_nan_that_a_trainer_makes_itself_is_seen_in_the_gradients(tmp_path: Path) -> None:
     """In the same step, too, whatever is logged when."""
     guards = Guards()
@@ -195,6 +198,7 @@ def test_an_infinite_loss_of_the_trainers_own_with_finite_gradients_stops_with_i
     assert trainer.state.global_step == 2
 
 
+@fault("I6")
 def test_gradients_that_stay_exactly_nought_stop(tmp_path: Path) -> None:
     """Nothing is supervised: three steps one after another, not one."""
     guards = Guards()
@@ -207,6 +211,7 @@ def test_gradients_that_stay_exactly_nought_stop(tmp_path: Path) -> None:
     assert once.alarms == []
 
 
+@fault("I11")
 def test_weights_that_are_nan_are_never_saved(tmp_path: Path) -> None:
     """Poisoned behind the optimizer's back: the save of that step does not happen, the one before is there."""
 
@@ -225,6 +230,7 @@ def test_weights_that_are_nan_are_never_saved(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
+@fault("I9")
 def test_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
     """A learning rate a thousand times too high, clipped gradients and all."""
     guards = Guards(Limits(window=5))
@@ -246,6 +252,7 @@ def test_a_loss_that_rises_again_is_an_alarm(tmp_path: Path) -> None:
     assert not any(a.stops for a in guards.alarms)
 
 
+@fault("I8")
 def test_a_loss_that_does_not_fall_is_an_alarm_with_its_test(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -411,6 +418,7 @@ def test_learning_by_heart_is_no_divergence(tmp_path: Path) -> None:
     assert guards.alarms == []
 
 
+@fault("I14")
 def test_overflows_of_half_precision_are_the_scalers_business(tmp_path: Path) -> None:
     """With fp16 a gradient that overflows skips a step; only many of them one after another stop the run."""
     guards = Guards(Limits(overflows=3))

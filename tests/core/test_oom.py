@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.matrix import fault
 from support.runs import collate, model, rows, settings
 from support.tiny import byte_level
 
@@ -63,12 +64,14 @@ OTHER = [
 
 
 @pytest.mark.parametrize("error", MEMORY, ids=lambda e: f"{type(e).__name__}-{str(e)[:40]}")
+@fault("J1", "J2", "J3", "J4", "J5", "J6", "J7", "J8", "J9", "J10", "J11", "J12")
 def test_memory_errors_are_recognised(error: BaseException) -> None:
     """By type first, then by what allocators, libraries and drivers write."""
     assert is_oom(error)
 
 
 @pytest.mark.parametrize("error", OTHER, ids=lambda e: f"{type(e).__name__}-{str(e)[:40]}")
+@fault("J13", "J14", "J15")
 def test_other_errors_are_not_taken_for_memory(error: BaseException) -> None:
     """Retrying them would hide a bug, or use a device that is lost."""
     assert not is_oom(error)
@@ -83,6 +86,7 @@ def test_a_lost_device_is_told_apart_and_a_named_cause_counts() -> None:
     assert classify(RuntimeError("the step failed")) == "other"
 
 
+@fault("J17")
 def test_halving_retries_outside_of_the_except_block_with_nothing_left() -> None:
     """8, 4, 2: what an attempt held is gone when the next begins; other errors pass."""
     tried: list[int] = []
@@ -201,6 +205,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("room", [3, 2, 1])
+@fault("J16")
 def test_a_run_out_of_memory_ends_with_the_weights_of_one_with_small_micro_batches(
     tmp_path: Path, small: Any, room: int, backwards: bool
 ) -> None:
@@ -214,6 +219,7 @@ def test_a_run_out_of_memory_ends_with_the_weights_of_one_with_small_micro_batch
     assert max(seen[tried:]) == result.piece
 
 
+@fault("J21")
 def test_a_late_out_of_memory_does_the_whole_step_again(tmp_path: Path, small: Any) -> None:
     """In the second micro-batch of the second step: gradients of the first are thrown away and made again."""
     net, calls = model(), [0]
@@ -247,6 +253,7 @@ def test_without_recovery_the_witness_dies(tmp_path: Path) -> None:
         Trainer(limited(3)[0], args, train_dataset=rows(8), data_collator=collate).train()
 
 
+@fault("J22")
 def test_one_row_that_does_not_fit_ends_the_run_with_the_numbers(tmp_path: Path) -> None:
     """The step, the row's length, what there is, what helps; and nothing stays alive."""
     net, _ = limited(0)
@@ -260,6 +267,7 @@ def test_one_row_that_does_not_fit_ends_the_run_with_the_numbers(tmp_path: Path)
     assert watched() is None
 
 
+@fault("J18")
 def test_evaluation_out_of_memory_gives_the_same_loss(tmp_path: Path) -> None:
     """Eleven rows at once do not fit; in pieces they have the mean over tokens that they have together."""
     told = {"max_steps": 1, "batch_size": 2, "eval_batch_size": 11, "eval_steps": 1, "validation": rows(11)}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.matrix import fault
 from support.small_runs import ARCHITECTURES, At, model_of, trainer_of, weights_hash
 
 from llmguard_core.checkpoints import newest, verify
@@ -60,6 +61,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("step", [3, 5, 6, 7, 8])
+@fault("L13")
 def test_a_run_cut_off_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, uninterrupted: Any, step: int
 ) -> None:
@@ -116,6 +118,7 @@ def test_edge_14_without_a_checkpoint_it_starts_fresh_and_says_so(
     assert "starting fresh" in caplog.text
 
 
+@fault("L14")
 def test_edge_18_the_checkpoint_of_a_different_model_is_refused(tmp_path: Path) -> None:
     """transformers loads what fits and keeps random values for the rest; here the tensors that differ are named."""
     trainer_of(tmp_path, steps=2).train()
@@ -149,6 +152,7 @@ def test_a_named_checkpoint_that_is_not_whole_is_refused(tmp_path: Path) -> None
         trainer_of(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+@fault("L15")
 def test_the_best_checkpoint_is_named_by_its_last_place_and_kept(tmp_path: Path) -> None:
     """While it was saved it lay elsewhere; the limit deletes others."""
     trainer = trainer_of(
@@ -186,6 +190,7 @@ def test_a_damaged_newest_checkpoint_costs_one_interval_and_no_bit(
     assert verify(tmp_path / "checkpoint-6") == [], "it was saved again over the damaged one"
 
 
+@fault("L16")
 def test_the_limit_deletes_nothing_while_the_new_checkpoint_cannot_be_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,6 +216,7 @@ def test_the_limit_keeps_the_newest_ones(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-8"]
 
 
+@fault("L21")
 def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
     """A pickle that calls something, where the optimizer's state should be: refused, as only tensors and plain values are read."""
     import pickle
@@ -249,6 +255,7 @@ def test_an_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["parameter", "optimizer"])
+@fault("L18")
 def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, where: str) -> None:
     """Neither as a checkpoint nor as the final model; what was saved before stays the newest."""
     trainer = trainer_of(tmp_path, steps=6)

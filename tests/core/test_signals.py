@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.matrix import fault
 from support.small_runs import At, trainer_of
 
 from llmguard_core.checkpoints import SaveOnSignal, newest
@@ -40,6 +41,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize(("name", "code"), [("term", 143), ("usr1", 0)])
+@fault("L19")
 def test_a_signal_saves_at_the_end_of_the_step_and_ends(told: Any, name: str, code: int) -> None:
     """SIGTERM ends with 143 as any process, SIGUSR1 (asked to pause) with 0; both leave the step in which it came."""
     assert told[name]["code"] == code

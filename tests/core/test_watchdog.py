@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.importing import imported
+from support.matrix import fault
 
 imported("transformers")
 from llmguard_core.training.heartbeat import Watchdog  # noqa: E402  # after the skip above
@@ -98,6 +99,7 @@ def report_in(folder: Path, seconds: float = 25.0) -> dict[str, Any]:
         ("spin()", "computes without getting on"),
     ],
 )
+@fault("K2", "K3", "K4")
 def test_a_run_that_stands_still_is_reported_with_all_stacks_and_ended(
     tmp_path: Path, hanging: Any, hang: str, says: str
 ) -> None:
@@ -128,6 +130,7 @@ def test_without_leave_to_end_it_only_reports_and_goes_on_watching(tmp_path: Pat
     assert (process.returncode, out) == (0, "done\n")
 
 
+@fault("K11")
 def test_a_run_stopped_by_a_signal_is_told_as_such(tmp_path: Path, hanging: Any) -> None:
     """SIGSTOP: no handler runs, no stacks are to be had; the state says it."""
     process = hanging("time.sleep(600)", end_after=0.0)
@@ -171,6 +174,7 @@ class _Steps:
         self.should_save = self.should_evaluate = False
 
 
+@fault("K10")
 def test_a_long_save_or_evaluation_has_its_own_time(tmp_path: Path) -> None:
     """What a step may take says nothing of them: they are reported after `timeout` alone. Five steps must have been seen."""
     watchdog, now = Watchdog(100.0, floor=0.25, factor=2.0), _Steps(tmp_path)
@@ -197,6 +201,7 @@ def test_a_long_save_or_evaluation_has_its_own_time(tmp_path: Path) -> None:
     watchdog.stop()
 
 
+@fault("K5")
 def test_a_trainer_that_waits_for_its_data_is_reported(tmp_path: Path) -> None:
     """In a real run: the step, and the stack of the collator that does not come back."""
     from support.runs import collate, model, rows
@@ -224,6 +229,7 @@ def test_a_trainer_that_waits_for_its_data_is_reported(tmp_path: Path) -> None:
     assert callback.pulse is None
 
 
+@fault("K15")
 def test_a_watchdog_that_died_is_started_again(tmp_path: Path) -> None:
     """At the next log line."""
     watchdog, now = Watchdog(5.0), _Steps(tmp_path)

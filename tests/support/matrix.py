@@ -12,7 +12,8 @@ How to add a fault:
 
 In a parametrised test, one by one: `pytest.param("sleeps", marks=fault("A1"))`. What is no `ProbeResult` is told in words:
 `matrix.saw("quota: EDQUOT", seconds=took, deadline=5.0)`. Where processes are abandoned on purpose (a file system that hangs),
-`matrix.saw(result, survivors=1)`. A test is one row of the table; the last `saw` counts.
+`matrix.saw(result, survivors=1)`. A test is one row of the table; the last `saw` counts. A test without the fixture `matrix` is told by
+its name.
 
 Every test under `@fault` is watched: the processes, descriptors and mounts that are there after its teardown were there
 before its set-up, and torch is in this process only if it was. Show first that the fault fires, then the diagnosis.
@@ -227,7 +228,9 @@ class Recorder:
     def _write(self, item: pytest.Item) -> None:
         made = item.stash.get(_STASH, Matrix())
         line = {"test": item.nodeid, "faults": _faults(item), "at": round(time.time())} | self.said
-        line |= {name: value for name, value in made.seen.items() if value is not None}
+        line |= {"verdict": _sentence(item)} | {
+            name: value for name, value in made.seen.items() if value is not None
+        }
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8") as file:  # one write: several workers append
             file.write(json.dumps(line) + "\n")
@@ -238,6 +241,12 @@ _STASH = pytest.StashKey[Matrix]()
 
 def _faults(item: pytest.Item) -> list[str]:
     return list(dict.fromkeys(str(one) for mark in item.iter_markers("fault") for one in mark.args))
+
+
+def _sentence(item: pytest.Item) -> str:
+    """What a test that saw no probe says of itself: its name, in words."""
+    name = item.name.partition("[")[0].removeprefix("test_")
+    return re.sub(r"^(edges?(_\d+)+_)", "", name).replace("_", " ")
 
 
 def _reason(report: pytest.TestReport) -> str:
