@@ -251,3 +251,88 @@ class TestPrompts:
         built = Prompts(made.texts, made.input_ids, made.source, "app:build", True)
         told = llmguard.built_prompt_holds_the_stored_one(built, rows, tiny)
         assert (severities(told), told[0].expected) == (["error"], "Another one?")
+
+
+class TestShares:
+    """How many are many."""
+
+    def test_the_first_id_of_a_vocabulary_may_open_a_marker(self) -> None:
+        """`control_tokens_are_single_ids`: a tokenizer of single characters, `<` the first of them."""
+        from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        backend = Tokenizer(models.WordLevel({c: i for i, c in enumerate("</s>ab?")}, unk_token="?"))
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+        tok = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
+        check = llmguard.control_tokens_are_single_ids
+        assert severities(check([tok("ab</s>")], tok)) == ["error"]
+        assert severities(check([tok("ab<s")], tok)) == []
+
+    def test_rows_of_one_token_without_bos(self) -> None:
+        """`every_row_has_one_bos`: one token is a row, no token is none; a template that writes no BOS asks for none."""
+        tok, check = tokenizers.sentencepiece(), llmguard.every_row_has_one_bos
+        bos, other = tok.bos_token_id, tok("a", add_special_tokens=False)["input_ids"][-1]
+        for ids, expected in (([other], ["error"]), ([], []), ([bos, other], []), ([bos, bos], ["error"])):
+            assert severities(check([{"input_ids": ids}, {"input_ids": [bos, other]}], tok)) == expected, ids
+
+    def test_rows_that_hold_another_response_are_not_judged(self, tiny: Any, alpaca: TextFormat) -> None:
+        """`training_text_follows_its_format`: whatever they hold, it is not their format that is wrong; the others are counted."""
+        rows = [{**QA[0], "response": "Nobody knows of pears in winter."}, *QA[1:]]
+        found = llmguard.training_text_follows_its_format(encoded(tiny, rows), as_rows(QA), tiny, alpaca)
+        assert (severities(found), found.looked_at) == ([], len(QA) - 1)
+
+    def test_examples_in_eight_prompts(self, tiny: Any) -> None:
+        """`few_shot_examples_vary`: from eight prompts on, from two examples on, and from more than 200 shared characters on."""
+        check = llmguard.few_shot_examples_vary
+
+        def prompts(count: int, length: int, examples: int = 2) -> list[str]:
+            block = "".join(f"Q: what is {i}?\nA: it is {i}.\n\n" for i in range(examples))
+            shared = "x" * (length - len(block) - 2) + "\n\n" + block
+            return [f"{shared}{chr(97 + i)} question" for i in range(count)]
+
+        for count, length, expected in ((8, 201, ["warning"]), (7, 201, []), (8, 200, [])):
+            found = check(prompts(count, length), tiny)
+            assert (severities(found), found.looked_at) == (expected, count), (count, length)
+        assert severities(check(prompts(8, 400, examples=1), tiny)) == []
+
+    def test_answers_of_twenty_characters(self, tiny: Any) -> None:
+        """`no_prompt_holds_its_own_answer`: 20 characters are judged, 19 may stand anywhere; the row's own prompt may hold it."""
+        check = llmguard.no_prompt_holds_its_own_answer
+        for length, expected in ((20, ["error"]), (19, [])):
+            answer = "an apple, two pears, three figs"[:length]
+            rows = as_rows([{"prompt": "Name fruit.", "response": answer}])
+            found = check([f"Name fruit. {answer}"], rows, tiny)
+            assert (severities(found), found.looked_at) == (expected, 1), length
+            copied = as_rows([{"prompt": f"Say: {answer}", "response": answer}])
+            assert severities(check([f"Say: {answer}"], copied, tiny)) == []
+        asked = as_rows([{"messages": [{"role": "user", "content": "a question of some length"}] * 2}])
+        assert severities(check(["a question of some length"], asked, tiny)) == []
+
+    def test_half_of_the_prompts_may_be_rewritten(self, tiny: Any, alpaca: TextFormat) -> None:
+        """`built_prompt_holds_the_stored_one`: without a declared format, more than half; with one, any."""
+        check, rows = llmguard.built_prompt_holds_the_stored_one, as_rows(QA)
+        for lost, template, expected in (
+            (3, None, []),
+            (4, None, ["error"]),
+            (1, alpaca, ["error"]),
+            (0, alpaca, []),
+        ):
+            texts = ["Tell me about stones."] * lost + [question(r) for r in QA[lost:]]
+            made = as_prompts(texts, tiny)
+            built = Prompts(made.texts, made.input_ids, made.source, "app:build", True)
+            found = check(built, rows, tiny, template)
+            assert (severities(found), found.looked_at) == (expected, len(QA)), (lost, template)
+
+    def test_one_lost_text_in_fifty(self) -> None:
+        """`tokenizer_is_lossless`: one text in fifty is a note, two are a warning; all are counted."""
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        backend = Tokenizer(models.WordLevel({"[UNK]": 0, "tea": 1, "cup": 2}, unk_token="[UNK]"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        tok = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+        rows: list[Row] = [{"prompt": "tea", "response": "cup"}] * 25
+        for coffee, expected in ((0, []), (1, ["note"]), (2, ["warning"])):
+            mixed = [{"prompt": "coffee", "response": "cup"}] * coffee + rows[coffee:]
+            found = llmguard.tokenizer_is_lossless(as_rows(mixed), tok)
+            assert (severities(found), found.looked_at) == (expected, 50), coffee
