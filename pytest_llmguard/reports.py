@@ -64,7 +64,7 @@ def _write_all(manager: Manager) -> bool:
     found = document_of(manager)
     for name, path in manager.promised.items():
         try:
-            _write(path, _RENDER[name](found))
+            _write(path, _RENDER[name](found, manager))
             manager.written.append(f"{name} report: {path}")
         except Exception as broken:  # a disk may be full, a renderer may have met data that nobody thought of
             good = False
@@ -125,22 +125,27 @@ def _write(path: Path, text: str) -> None:
         half.unlink(missing_ok=True)
 
 
-def _json(found: Mapping[str, Any]) -> str:
+def _json(found: Mapping[str, Any], manager: Manager) -> str:
     from llmguard.report import dumps
 
     return dumps(found) + "\n"
 
 
-def _html(found: Mapping[str, Any]) -> str:
+def _html(found: Mapping[str, Any], manager: Manager) -> str:
     from llmguard.reporting.html import render
+    from pytest_llmguard.plots import plots_of
 
-    return render(dict(found))
+    return render(dict(found), plots_of(manager))
 
 
-def _sarif(found: Mapping[str, Any]) -> str:
+def _sarif(found: Mapping[str, Any], manager: Manager) -> str:
     from llmguard.reporting.sarif import render
 
     return render(dict(found))
 
 
-_RENDER: dict[str, Callable[[Mapping[str, Any]], str]] = {"json": _json, "html": _html, "sarif": _sarif}
+_RENDER: dict[str, Callable[[Mapping[str, Any], Manager], str]] = {
+    "json": _json,
+    "html": _html,
+    "sarif": _sarif,
+}

@@ -38,7 +38,7 @@ def test_a_renderer_that_breaks_ends_no_session(toy: Toy, monkeypatch: pytest.Mo
     """The other reports are written, and what went wrong is told in one line."""
     from llmguard.reporting import html
 
-    def broken(document: object) -> str:
+    def broken(document: object, plots: object) -> str:
         raise ZeroDivisionError("rendering")
 
     monkeypatch.setattr(html, "render", broken)

@@ -25,15 +25,18 @@ LONGEST_EVIDENCE = 4000
 """Characters of one finding's evidence that the page holds; the JSON report holds all of it."""
 
 
-def render(document: Mapping[str, Any]) -> str:
+def render(document: Mapping[str, Any], plots: Sequence[tuple[str, bytes]] = ()) -> str:
     """The JSON report as a page: what is wrong first, all that was looked at after it.
+
+    `plots`: a caption and an SVG each. They are shown as images, in which nothing can run or be loaded.
 
     Raises:
         UsageError: no JSON report.
     """
     if not isinstance(document, Mapping) or not isinstance(document.get("checks"), Sequence):
         raise UsageError("document", document, "the JSON report of an audit, with its `checks`")
-    return _page("report.html.j2", "report.js", view=view_of(clean(document)))
+    images = [(clean(caption), base64.b64encode(svg).decode()) for caption, svg in plots]
+    return _page("report.html.j2", "report.js", view=view_of(clean(document)), plots=images)
 
 
 def render_rows(title: str, rows: Sequence[tuple[str, Sequence[Token]]], *, notes: Sequence[str] = ()) -> str:
@@ -53,7 +56,8 @@ def _page(template: str, script: str, **values: Any) -> str:
     style = (ROOM / "page.css").read_text("utf-8")
     code = (ROOM / script).read_text("utf-8") if script else ""
     page = _environment().get_template(template)
-    return page.render(style=style, script=code, policy=_policy(style, code), legend=LEGEND, **values)
+    policy = _policy(style, code) + ("; img-src data:" if values.get("plots") else "")
+    return page.render(style=style, script=code, policy=policy, legend=LEGEND, **values)
 
 
 def _policy(style: str, code: str) -> str:
