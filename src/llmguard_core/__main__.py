@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -87,8 +88,11 @@ def _say(work: Callable[[], commands.Told], as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code; a mistake is told in words, never as a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("llmguard_core").setLevel(logging.INFO)  # what was dropped, chosen, resumed from
     try:
-        app(arguments, prog_name="python -m llmguard_core")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what libraries say to each other's authors
+            app(arguments, prog_name="python -m llmguard_core")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except STOPPED as stopped:

@@ -66,13 +66,15 @@ def _items(run: RunConfig) -> list[dict[str, Any]]:
 def _few_shot(run: RunConfig) -> Any:
     """Examples in front of what is asked, for base models; None where the config wants none."""
     from llmguard_core.encoding import read_rows
+    from llmguard_core.evaluation import items_of
     from llmguard_core.fewshot import Example, FewShot
 
     count = run.prompt.few_shot
     if not count:
         return None
-    rows = list(read_rows(run.prompt.examples)) if run.prompt.examples else []
-    pool = [Example(str(row.get("kind", "")), row["prompt"], row["response"]) for row in rows]
+    rows = read_rows(run.prompt.examples, split="few-shot").records if run.prompt.examples else []
+    told = items_of(rows, id="") if rows else []
+    pool = [Example(str(item.row.get("kind", "")), item.asked, item.reference) for item in told]
     return FewShot(pool, seed=run.generation.seed, shots=(count, count))
 
 

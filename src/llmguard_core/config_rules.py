@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -147,6 +148,41 @@ def _needs(case: _Case) -> Iterator[Problem]:
         yield Problem("queue.directory", "no folder is named; write `directory: queue` below `queue`")
 
 
+def _installed(case: _Case) -> Iterator[Problem]:
+    """Packages that a setting needs, said before a model is loaded."""
+    wanted = (
+        {"train.optimizer": "bitsandbytes"} if case.trains and "8bit" in case.config.train.optimizer else {}
+    )
+    if case.objective == "dpo":
+        wanted["dpo"] = "trl"
+    for key, package in wanted.items():
+        if importlib.util.find_spec(package) is None:
+            yield Problem(
+                key, f"it needs the package {package}, which is not installed; run `pip install {package}`"
+            )
+
+
+def _places(case: _Case) -> Iterator[Problem]:
+    """Folders that a command writes to, as far as they can be asked without writing."""
+    named = {
+        "evaluate": "evaluation.output_dir",
+        "compare": "evaluation.output_dir",
+        "queue": "queue.directory",
+    }
+    key = named.get(str(case.objective), "train.output_dir")
+    section, _, name = key.partition(".")
+    folder = getattr(getattr(case.config, section), name)
+    if case.objective is None or folder is None:
+        return
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        yield Problem(key, f"{there} is a file, and a folder is needed; name another place")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield Problem(
+            key, f"{there} may not be written by this user; name another place, or change its owner"
+        )
+
+
 def _pairs(case: _Case) -> Iterator[Problem]:
     data = case.config.data
     if bool(data.chosen) != bool(data.rejected):
@@ -263,5 +299,5 @@ def _numbers(case: _Case) -> Iterator[Problem]:
         yield Problem("train.packing", told)
 
 
-_ALWAYS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (_needs, _pairs)
+_ALWAYS: tuple[Callable[[_Case], Iterator[Problem]], ...] = (_needs, _installed, _places, _pairs)
 _TRAINING = (_steps, _warm_up, _evaluation, _length, _rate, _adapter, _numbers)

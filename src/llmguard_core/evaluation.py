@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from llmguard_core.errors import CoreError, DataRefused
 from llmguard_core.fewshot import STOP, FewShot
 from llmguard_core.formats import format_for
 from llmguard_core.generation import generate
+from llmguard_core.loading import load_named, refuse_missing
 from llmguard_core.locks import Held, locked
 from llmguard_core.memory import Device, proved_released, release, weak
 from llmguard_core.metrics import judge, summary
@@ -122,7 +124,10 @@ def evaluate(
         )  # fmt: skip
         return [_record(item, output, metrics, group) for item, output in zip(some, outputs, strict=True)]
 
-    environment = len({str(m.path) for m in models.values() if not callable(m)}) < 2
+    named = [model for model in models.values() if not callable(model)]
+    environment = len({str(model.path) for model in named}) < 2
+    for model in named:  # the last one, too, before the first has worked for hours
+        refuse_missing(model, environment=environment)
     found = []
     for name, model in models.items():
         identity = {"name": name, "model": _source(model, environment), "settings": settings}
@@ -241,14 +246,7 @@ def _loader(model: Any, environment: bool) -> Load:
     if callable(model):
         return cast("Load", model)
 
-    def load() -> Any:
-        from llmguard_core import loading
-
-        how = {n: getattr(model, n) for n in ("adapter", "tokenizer", "dtype", "device", "device_map")}
-        chosen = loading.load_chat if model.kind == "chat" else loading.load_base
-        return chosen(model.path, environment=environment, **how)
-
-    return load
+    return partial(load_named, model, environment=environment)
 
 
 # ---- what was done before

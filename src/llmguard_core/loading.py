@@ -31,7 +31,7 @@ from llmguard_core.errors import LoadRefused, OutOfMemory
 from llmguard_core.folders import first_line, model_folder, refuse, refuse_instruct
 from llmguard_core.tokenizer import Kind, load_tokenizer, tokenisation, tokenizer_in
 
-__all__ = ["Loaded", "load_base", "load_chat", "load_tokenizer"]
+__all__ = ["Loaded", "load_base", "load_chat", "load_named", "load_tokenizer", "refuse_missing"]
 
 MISSING = {"missing_keys": "missing", "mismatched_keys": "of another shape"}
 """What transformers calls tensors that it makes anew, with a warning only."""
@@ -93,6 +93,31 @@ def load_chat(
     """
     told = (path, adapter, environment)
     return _load("chat", told, tokenizer, (dtype, device, device_map), allow_instruct=True)
+
+
+def load_named(named: Any, **changes: Any) -> Loaded:
+    """The model that a `model` section names (path, kind, adapter, tokenizer, dtype, device, device_map), with `changes`.
+
+    Raises:
+        LoadRefused, OutOfMemory: as `load_base` and `load_chat`.
+    """
+    told = {n: getattr(named, n) for n in ("adapter", "tokenizer", "dtype", "device", "device_map")}
+    return (load_chat if named.kind == "chat" else load_base)(named.path, **{**told, **changes})
+
+
+def refuse_missing(named: Any, *, environment: bool = True) -> None:
+    """Refuse what is not there at once, without loading anything.
+
+    Raises:
+        LoadRefused: no model, weights or adapter at the place that the section names.
+    """
+    path, adapter = _paths(named.path, named.adapter, environment)
+    folder = model_folder(path)
+    refuse(weights_are_complete(folder))
+    if adapter is not None:
+        found = read_adapter(adapter)
+        refuse(adapter_files_are_whole(found))
+        refuse(adapter_belongs_to_its_base(found, folder))
 
 
 def _load(

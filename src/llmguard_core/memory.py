@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 
+from llmguard.errors import UsageError
 from llmguard_core.errors import OutOfMemory
 
 __all__ = ["Device", "pick_device", "proved_released", "release", "weak"]
@@ -89,16 +90,44 @@ class Device:
 
 
 def pick_device(wanted: str | torch.device | None = None) -> Device:
-    """The device asked for, else the accelerator that there is, else the CPU with a notice in the log."""
+    """The device asked for, else the accelerator that there is, else the CPU with a notice in the log.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
     if wanted is not None:
-        return Device(torch.device(wanted))
+        return Device(_there(wanted))
     for kind in KINDS:
-        module = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
-        if module is not None and module.is_available():
+        if _count(kind):
             index = None if kind == "mps" else getattr(torch, kind).current_device()
             return Device(torch.device(kind, index) if index is not None else torch.device(kind))
     log.info("no accelerator: running on the CPU")
     return Device(torch.device("cpu"))
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind this process may use (CUDA_VISIBLE_DEVICES counts)."""
+    module = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+    if module is None or not module.is_available():
+        return 0
+    return 1 if kind == "mps" else int(getattr(torch, kind).device_count())
+
+
+def _there(wanted: str | torch.device) -> torch.device:
+    """A device by name; refused where it is one of a kind we know and is not here."""
+    counts = {"cpu": 1, **{kind: _count(kind) for kind in KINDS}}
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        device = None
+    if device is None or (device.index or 0) >= counts.get(device.type, 1 << 30):
+        here = [
+            kind if count == 1 else f"{kind}:0 to {kind}:{count - 1}"
+            for kind, count in counts.items()
+            if count
+        ]
+        raise UsageError("device", str(wanted), f"one of those here: {', '.join(here)}")
+    return device
 
 
 def weak(*objects: Any) -> list[weakref.ref[Any]]:

@@ -79,13 +79,17 @@ def _local(value: Path, info: ValidationInfo) -> Path:
 
 
 def _model(value: str | None, info: ValidationInfo) -> str | None:
-    """A folder, found from the config's own folder; what can only be a path and is not there is a mistake; else a hub id."""
-    if value is None or (info.context or {}).get("elsewhere"):
+    """A folder, found from the config's own folder; what can only be a path and is not there is a mistake; else a hub id.
+
+    Where MODEL_PATH names the model, the config's own may be missing.
+    """
+    if value is None:
         return value
     place = _local(Path(value), info)
     if is_there(place):
         return str(place)
-    if value.startswith(("/", ".", "~")):
+    elsewhere = info.field_name == "path" and (info.context or {}).get("elsewhere")
+    if value.startswith(("/", ".", "~")) and not elsewhere:
         raise ValueError(f"there is no model at {place}{_near(place)}")
     return value
 
@@ -130,6 +134,8 @@ _ONE_OR_MANY = BeforeValidator(lambda value: [value] if isinstance(value, str) e
 Texts = Annotated[list[str], _ONE_OR_MANY]
 Metric = Literal["exact_match", "contains", "token_f1", "gsm8k"]
 Count = Annotated[int, Field(ge=1)] | None
+FileName = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]
+"""Results are written to a file of this name."""
 MaxSteps = Annotated[Count, BeforeValidator(lambda value: None if value == -1 else value)]
 """-1 is how transformers writes "not set"."""
 
@@ -251,7 +257,7 @@ class DpoSettings(Section):
 class EvaluationSettings(Section):
     """`evaluation`: which models answer which items, how answers are judged, and how results are compared."""
 
-    models: dict[str, ModelSettings] = {}
+    models: dict[FileName, ModelSettings] = {}
     items: Files = []
     metrics: Annotated[list[Metric], _ONE_OR_MANY] = ["exact_match"]
     limit: Count = None

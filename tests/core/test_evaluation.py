@@ -273,6 +273,7 @@ def test_a_model_trained_anew_in_the_same_place_is_another(
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"1")
     monkeypatch.setattr(loading, "load_base", lambda *a, **k: Models()(1)())
+    monkeypatch.setattr(evaluation, "refuse_missing", lambda *a, **k: None)
     told = settings(path=str(folder))
     evaluate({"base": told}, ITEMS, out=tmp_path, max_new_tokens=2)
     evaluate({"base": told}, ITEMS, out=tmp_path, max_new_tokens=2)
@@ -348,6 +349,7 @@ def test_model_path_stands_for_one_path_and_never_for_two(
         return models(len(told))()
 
     monkeypatch.setattr(loading, "load_base", load)
+    monkeypatch.setattr(evaluation, "refuse_missing", lambda *a, **k: None)
     two = {f"{i}": settings(path=n) for i, n in enumerate(names)}
     evaluate(two, ITEMS, out=tmp_path, max_new_tokens=2)
     assert told == [wins, wins]

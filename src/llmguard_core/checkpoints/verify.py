@@ -64,7 +64,8 @@ def newest(output_dir: Path | str) -> Path | None:
             return folder
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         log.warning("%s is passed over: %s%s", folder, problems[0], more)
-    log.info("%s: none of %d checkpoints can be resumed from: starting fresh", output_dir, len(found))
+    if found:
+        log.info("%s: none of %d checkpoints can be resumed from", output_dir, len(found))
     return None
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from llmguard_core.settings import TrainSettings
+from llmguard_core.errors import SettingsError
+from llmguard_core.settings import LoraSettings, TrainSettings
 
 __all__ = ["arguments", "lora_config"]
 
@@ -84,10 +85,27 @@ def _mixed(model: Any) -> bool:
     return bool(on_gpu and model.dtype == torch.float32)
 
 
-def lora_config(settings: Any) -> Any:
-    """A LoraConfig of the `lora` section of a run."""
+def lora_config(settings: LoraSettings, model: Any) -> Any:
+    """A LoraConfig of the `lora` section of a run.
+
+    Raises:
+        SettingsError: a target that the model has not; PEFT would leave it out without a word where another one is found.
+    """
     from peft import LoraConfig
 
+    modules = dict(model.named_modules())
+    unknown = [
+        t
+        for t in settings.targets
+        if t != "all-linear" and not any(f".{n}".endswith(f".{t}") for n in modules)
+    ]
+    if unknown:
+        known = sorted({n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, torch.nn.Linear)})
+        raise SettingsError(
+            f"the model has no module named {', '.join(map(repr, unknown))}",
+            where="lora.targets",
+            remedy=f"Its linear layers are {', '.join(known)}; all-linear takes all of them but the head.",
+        )
     targets = settings.targets[0] if settings.targets == ["all-linear"] else settings.targets
     return LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets, use_rslora=settings.rslora,

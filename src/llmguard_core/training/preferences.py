@@ -16,7 +16,7 @@ from llmguard_core.config import load_config, steps_of
 from llmguard_core.errors import DataRefused
 from llmguard_core.settings import DpoSettings, LoraSettings, RunConfig, TrainSettings
 from llmguard_core.training.arguments import arguments, lora_config
-from llmguard_core.training.run import TrainResult, finish, finished, prepare
+from llmguard_core.training.run import TrainResult, finish, finished, prepare, read_splits
 from llmguard_core.training.samples import sampler
 from llmguard_core.training.trainer import Batch, InPieces
 
@@ -35,17 +35,12 @@ def dpo(config: RunConfig | Path | str) -> TrainResult:
     Raises:
         SettingsError, LoadRefused, DataRefused, CheckFailed: before anything is trained. And what `train` raises.
     """
-    from llmguard_core.encoding import read_rows
-
     run = config if isinstance(config, RunConfig) else load_config(config, objective="dpo")
+    source, held_out = read_splits(run, pairs=True)
     loaded, encoder = prepare(run, train_on="last")
-    d, strict = run.data, run.train.overflow == "error"
-    pairs = encode_pairs(encoder, read_rows(d.train, encoder.columns), strict=strict)
-    validation = (
-        encode_pairs(encoder, read_rows(d.validation, encoder.columns, "validation"), strict=strict)
-        if d.validation
-        else None
-    )
+    strict = run.train.overflow == "error"
+    pairs = encode_pairs(encoder, source, strict=strict)
+    validation = encode_pairs(encoder, held_out, strict=strict) if held_out is not None else None
     return train_pairs(
         loaded.model, loaded.tokenizer, pairs, run.train, validation=validation, dpo=run.dpo, lora=run.lora
     )
@@ -137,7 +132,7 @@ def train_pairs(
         lambda own: trainer(
             model=model, ref_model=reference, args=args, train_dataset=datasets.Dataset.from_list(list(pairs)),
             eval_dataset=datasets.Dataset.from_list(list(validation)) if validation is not None else None,
-            processing_class=tokenizer, peft_config=lora_config(lora or LoraSettings()) if adapts else None,
+            processing_class=tokenizer, peft_config=lora_config(lora or LoraSettings(), model) if adapts else None,
             callbacks=[*own, *callbacks],
         ),
         settings, resume, sampler(tokenizer, held_out, settings.samples) if settings.sample_steps else None,

@@ -15,8 +15,15 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from llmguard.rows import Columns, Rows, turns_of
 from llmguard_core.checkpoints import SaveOnSignal, newest, verify
+from llmguard_core.collating import Collator
 from llmguard_core.config import load_config, steps_of
+from llmguard_core.encoding import Encoder, read_rows
+from llmguard_core.errors import DataRefused
+from llmguard_core.formats import format_for
+from llmguard_core.loading import Loaded, load_named
+from llmguard_core.packing import pack
 from llmguard_core.settings import LoraSettings, RunConfig, TrainSettings
 from llmguard_core.training.alarms import Alarm, Limits
 from llmguard_core.training.arguments import arguments, lora_config
@@ -78,12 +85,12 @@ def train(
         from peft import get_peft_model
 
         torch.manual_seed(settings.seed)
-        model = get_peft_model(model, lora_config(lora or LoraSettings()))
+        model = get_peft_model(model, lora_config(lora or LoraSettings(), model))
     held_out = validation if validation is not None else rows
     return finish(
         lambda own: CoreTrainer(
             model=model, args=arguments(settings, model, validates=validation is not None), train_dataset=rows, eval_dataset=validation,
-            data_collator=collator or _collator(tokenizer, model), callbacks=[*own, *callbacks], **{TOKENIZER: tokenizer},
+            data_collator=collator or Collator(tokenizer, dtype=model.dtype), callbacks=[*own, *callbacks], **{TOKENIZER: tokenizer},
         ),
         settings, resume, sampler(tokenizer, held_out, settings.samples) if settings.sample_steps else None,
     )  # fmt: skip
@@ -123,7 +130,8 @@ def _finish(
         metrics = {**_last(trainer.state.log_history), **done.metrics}
         return TrainResult(done.global_step, metrics, final, False, tuple(guards.alarms), trainer.piece)
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # who keeps the error shall not keep optimizer and activations
+        # who keeps the error shall not keep optimizer and activations
+        traceback.clear_frames(error.__traceback__)
         raise
     finally:
         watchdog.stop()
@@ -139,55 +147,62 @@ def sft(config: RunConfig | Path | str) -> TrainResult:
         SettingsError, LoadRefused, DataRefused, CheckFailed: before anything is trained. And what `train` raises.
     """
     run = config if isinstance(config, RunConfig) else load_config(config, objective="sft")
+    source, held_out = read_splits(run)
     loaded, encoder = prepare(run)
-    rows, validation = (_encoded(run, encoder, split) for split in ("train", "validation"))
-    return train(loaded.model, loaded.tokenizer, rows, run.train, validation=validation, lora=run.lora)
+
+    def encoded(split: Any) -> Any:
+        rows = encoder.rows(split)
+        return pack(rows, run.train.max_length) if run.train.packing else rows
+
+    validation = encoded(held_out) if held_out is not None else None
+    return train(
+        loaded.model, loaded.tokenizer, encoded(source), run.train, validation=validation, lora=run.lora
+    )
 
 
-def prepare(run: RunConfig, **encoding: Any) -> tuple[Any, Any]:
+def read_splits(run: RunConfig, *, pairs: bool = False) -> tuple[Rows, Rows | None]:
+    """Training and validation rows, read before any model is loaded: an empty file is told in seconds.
+
+    Raises:
+        DataRefused: there are none, lines cannot be read, no row has its columns, or they make no optimizer step.
+    """
+    files = {"train": run.data.train, "validation": run.data.validation}
+    found = {s: read_rows(files[s], columns_of(run), s) for s in files if files[s] or s == "train"}
+    wanted = "chosen and rejected" if pairs else "prompt and response, or messages"
+    for split, rows in found.items():
+        right = rows.columns.preference or not pairs
+        if not (right and any(turns_of(row, rows.columns) for row in rows.records)):
+            keys = dict.fromkeys(str(key) for row in rows.records[:100] for key in row)
+            raise DataRefused(
+                f"none of {len(rows):,} rows can be read; their keys are {', '.join(keys)}",
+                where=f"{split} data ({', '.join(map(str, files[split]))})",
+                remedy=f"Give rows with texts, and name their columns under `data`: {wanted}.",
+            )
+    if not run.train.packing:
+        steps_of(run.train, len(found["train"]), int(os.environ.get("WORLD_SIZE", "1")))
+    return found["train"], found.get("validation")
+
+
+def columns_of(run: RunConfig) -> Columns:
+    """The columns that a config names."""
+    d = run.data
+    return Columns(d.prompt, d.response, d.messages, d.chosen, d.rejected, d.group)
+
+
+def prepare(run: RunConfig, **encoding: Any) -> tuple[Loaded, Encoder]:
     """The loaded model of a run and the encoder of its rows."""
-    from llmguard.rows import Columns
-    from llmguard_core.encoding import Encoder
-    from llmguard_core.formats import format_for
-    from llmguard_core.loading import load_base, load_chat
-
-    m, t, d = run.model, run.train, run.data
-    load = load_chat if m.kind == "chat" else load_base
+    m, t = run.model, run.train
     # rounding to bfloat16 would lose most of the small updates of weights that are trained themselves
     dtype = "float32" if (m.dtype, t.method) == ("auto", "full") else m.dtype
-    loaded = load(
-        m.path,
-        adapter=m.adapter,
-        tokenizer=m.tokenizer,
-        dtype=dtype,
-        device=m.device,
-        device_map=m.device_map,
-    )
-    columns = Columns(d.prompt, d.response, d.messages, d.chosen, d.rejected, d.group)
+    loaded = load_named(m, dtype=dtype)
     told: dict[str, Any] = {
         "train_on": t.train_on,
         "overflow": t.overflow,
         "max_length": t.max_length,
         **encoding,
     }
-    return loaded, Encoder(
-        loaded.tokenizer, format_for(loaded.tokenizer, run.prompt.table, m.kind), columns=columns, **told
-    )
-
-
-def _encoded(run: RunConfig, encoder: Any, split: str) -> Any:
-    from llmguard_core.encoding import read_rows
-    from llmguard_core.packing import pack
-
-    files = getattr(run.data, split)
-    rows = encoder.rows(read_rows(files, encoder.columns, split)) if files else None
-    return pack(rows, run.train.max_length) if rows is not None and run.train.packing else rows
-
-
-def _collator(tokenizer: Any, model: Any) -> Any:
-    from llmguard_core.collating import Collator
-
-    return Collator(tokenizer, dtype=model.dtype)
+    fmt = format_for(loaded.tokenizer, run.prompt.table, m.kind)
+    return loaded, Encoder(loaded.tokenizer, fmt, columns=columns_of(run), **told)
 
 
 def finished(settings: TrainSettings, planned: int) -> TrainResult | None:
