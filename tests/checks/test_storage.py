@@ -16,8 +16,10 @@ from support.matrix import Matrix, fault
 from llmguard import Finding, Findings, Severity, probe
 from llmguard.checks.storage import output_dir_takes_a_checkpoint
 from llmguard.errors import MissingEvidence
+from llmguard.evidence import Evidence
 from llmguard.probe import Limits, ProbeResult, Verdict, writing
 from llmguard.probe.environment import Environment, Folder, Writing
+from llmguard.project import load_project
 
 MiB = 2**20
 CHECK = """
@@ -289,3 +291,22 @@ def test_an_ended_probe_leaves_nothing(tmp_path: Path) -> None:
         assert not running.done
     running.cancel()
     assert list(tmp_path.iterdir()) == []
+
+
+@fault("D16")
+def test_the_folder_that_the_training_config_names_is_tried_too(tmp_path: Path, matrix: Matrix) -> None:
+    """What was checked and what is written may be two volumes: both are tried, each once, and the second says who names it."""
+    (tmp_path / "there").write_text("a file where a folder is meant", "utf-8")
+    (tmp_path / "train.yaml").write_text("output_dir: there/out\nlearning_rate: 0.0001\n", "utf-8")
+    (tmp_path / "same.yaml").write_text("output_dir: here\nlearning_rate: 0.0001\n", "utf-8")
+    (tmp_path / "open.yaml").write_text("output_dir: ${oc.env:OUT}\nlearning_rate: 0.0001\n", "utf-8")
+    project = (
+        '[environment]\noutput_dir = "here"\n[config]\nfiles = ["train.yaml", "same.yaml", "open.yaml"]\n'
+    )
+    (tmp_path / "llmguard.toml").write_text(project, "utf-8")
+    found = output_dir_takes_a_checkpoint(Evidence(load_project(tmp_path)).get("environment"))
+    assert found.looked_at == 2
+    told = _only(found)
+    assert told.where.what == "train.yaml:1"
+    assert told.where.file == str(tmp_path / "there" / "out")
+    matrix.saw("ENOTDIR in the folder of train.yaml")

@@ -74,7 +74,7 @@ def _judged(environment: Environment, writing: Writing) -> Iterator[Finding]:
 
 
 def _where(writing: Writing) -> Where:
-    return Where(writing.folder.path, key=writing.folder.key)
+    return Where(writing.folder.path, key=writing.folder.key, what=writing.folder.told_by or None)
 
 
 def _mount(told: Any) -> str:

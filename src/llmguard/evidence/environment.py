@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from llmguard.configs.config import is_open
+from llmguard.errors import EvidenceError, MissingEvidence
 from llmguard.evidence import Evidence
 from llmguard.probe.environment import Environment, Folder
 from llmguard.project import Project
@@ -25,7 +29,7 @@ def provide(evidence: Evidence, target: str) -> Environment:
         gpu_count=wanted.gpu_count,
         gpu_memory=wanted.gpu_memory if isinstance(wanted.gpu_memory, int) else None,
         import_timeout=wanted.import_timeout,
-        folders=_folders(project),
+        folders=tuple(dict.fromkeys((*_folders(project), *_of_configs(evidence)))),
         checkpoint_size=wanted.checkpoint_size if isinstance(wanted.checkpoint_size, int) else None,
     )
 
@@ -40,6 +44,27 @@ def _needed_by(project: Project) -> str:
         if getattr(project.schema.pipeline, name):
             return f"[pipeline] {name}"
     return "[model] adapter" if project.schema.model.adapter else ""
+
+
+def _of_configs(evidence: Evidence) -> Iterator[Folder]:
+    """Where the training configs write, where that is somewhere else than `[environment] output_dir`: what is checked is what is used.
+
+    Configs on a file system that does not answer are not read.
+    """
+    project = evidence.project
+    if not project.schema.config.files or evidence.get("mounts").silent:
+        return
+    named = {folder.path for folder in _folders(project)}
+    for target in evidence.targets("config"):
+        try:
+            config = evidence.get("config", target, over="config")
+        except (EvidenceError, MissingEvidence):
+            continue
+        for setting in config.settings:
+            if setting.name == "output_dir" and isinstance(setting.value, str) and not is_open(setting.value):
+                path = str(project.path(setting.value))
+                if path not in named:
+                    yield Folder("output_dir", path, f"{config.file}:{setting.item.line}")
 
 
 def _folders(project: Project) -> tuple[Folder, ...]:

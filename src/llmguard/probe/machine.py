@@ -26,10 +26,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that the run writes to: `key` of the project file, its path (never touched by this process)."""
+    """A folder that the run writes to: `key` of the project file, its path (never touched by this process).
+
+    `told_by`: the place in a training config that names it, where the project file does not.
+    """
 
     key: str
     path: str
+    told_by: str = ""
 
 
 @dataclass(frozen=True)
