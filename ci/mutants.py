@@ -309,14 +309,22 @@ def rows_of(outcomes: list[tuple[Job, str]]) -> Iterator[tuple[str, str, list[tu
 
 def table(outcomes: list[tuple[Job, str]]) -> str:
     """A Markdown table: one row a check."""
-    lines = ["| family | check | mutants | killed | equivalent | survivors |", "|---|---|--:|--:|--:|---|"]
+    lines = [
+        "| family | check | mutants | of | killed | equivalent | survivors |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
     for family, check, those in rows_of(outcomes):
         count = {o: sum(one == o for _, one in those) for o in (KILLED, EXCUSED)}
         alive = "; ".join(f"`{j.place}` {told(j)}" for j, o in those if o in (SURVIVED, RED))
         lines.append(
-            f"| {family} | `{check}` | {len(those)} | {count[KILLED]} | {count[EXCUSED]} | {alive or '-'} |"
+            f"| {family} | `{check}` | {len(those)} | {possible(those)} | {count[KILLED]} | {count[EXCUSED]} | {alive or '-'} |"
         )
     return "\n".join(lines)
+
+
+def possible(outcomes: list[tuple[Job, str]]) -> int:
+    """How many mutants there are of a check, run or not."""
+    return len(outcomes[0][0].module.mutations(outcomes[0][0].check))
 
 
 def told(job: Job) -> str:
@@ -325,6 +333,19 @@ def told(job: Job) -> str:
         return "its tests are red without a mutation"
     text = f"{job.mutation.operator}: `{job.mutation.before}` to `{' '.join(job.mutation.after.split())}`"
     return text.replace("|", "\\|")
+
+
+def by_family(outcomes: list[tuple[Job, str]]) -> str:
+    """A sentence: what of which family was run, and which families were not."""
+    counts = {f: (len({j.check for j, _ in outcomes if j.family == f}), f) for f in FAMILIES}
+    run = [
+        f"{f} {checks} ({sum(j.family == f for j, _ in outcomes)})"
+        for f, (checks, _) in counts.items()
+        if checks
+    ]
+    left = [f for f, (checks, _) in counts.items() if not checks]
+    rest = f" Not in this run: {', '.join(left)}." if left else ""
+    return f"Checks (mutants) run by family: {', '.join(run)}.{rest}\n"
 
 
 def document(outcomes: list[tuple[Job, str]]) -> str:
@@ -336,9 +357,12 @@ def document(outcomes: list[tuple[Job, str]]) -> str:
         "# Broken checks, and the tests that notice\n",
         "Written by `python ci/mutants.py --write` (`make mutants`). Each mutant is one small change of a check: a comparison, a",
         "`not`, `and` for `or`, `&` for `|`, a threshold, a severity, a `yield` that is gone, a return before anything was looked",
-        "at. It is killed where a test of tests/unit or tests/checks goes red.\n",
+        "at. It is killed where a test of tests/unit or tests/checks goes red, while the same tests are green without it.",
+        "`of` counts the mutants that could be made; `mutants` of them were run, of as many kinds as there are. Every figure is of",
+        "the present text of the check's module; a mutant that was killed is not run again when only tests change.\n",
         f"Run of {date.today().isoformat()}: {len({j.check for j, _ in outcomes})} checks, {len(outcomes)} mutants, "
         f"{count[KILLED]} killed, {count[EXCUSED]} equivalent, {count[SURVIVED] + count[RED]} survivors.\n",
+        by_family(outcomes),
         table(outcomes),
     ]
     return "\n".join([*parts, *(["\n## Equivalent mutants\n", *reasons] if reasons else [])]) + "\n"
