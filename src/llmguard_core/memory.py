@@ -72,6 +72,13 @@ class Device:
             return int(torch.mps.recommended_max_memory())
         return int(self._of.mem_get_info(self.device)[1])
 
+    def largest_block(self) -> int:
+        """Bytes of the largest unused piece in what CUDA's allocator keeps: where much is unused in small pieces, it is fragmented."""
+        if self.device.type != "cuda":
+            return 0
+        mine = (s for s in torch.cuda.memory_snapshot() if s["device"] == (self.device.index or 0))
+        return max((b["size"] for s in mine for b in s["blocks"] if b["state"] == "inactive"), default=0)
+
     def empty_cache(self) -> None:
         """Give what the allocator keeps unused back to the device."""
         if not self.on_cpu:
@@ -86,7 +93,12 @@ class Device:
 
     def __str__(self) -> str:
         gb = [f"{n / 1e9:.2f}" for n in (self.allocated(), self.reserved(), self.free(), self.total())]
-        return f"{self.device}: {gb[0]} GB allocated, {gb[1]} reserved, {gb[2]} of {gb[3]} free"
+        told = f"{self.device}: {gb[0]} GB allocated, {gb[1]} reserved, {gb[2]} of {gb[3]} free"
+        return (
+            f"{told}, largest unused block {self.largest_block() / 1e9:.2f} GB"
+            if self.device.type == "cuda"
+            else told
+        )
 
 
 def pick_device(wanted: str | torch.device | None = None) -> Device:

@@ -120,9 +120,9 @@ def judge(output: str, reference: str, metric: str = "exact_match") -> Judged:
     return METRICS[metric](output, reference)
 
 
-def rate_of(outputs: Sequence[str], pattern: str) -> float | None:
+def rate_of(outputs: Sequence[str], pattern: str | re.Pattern[str]) -> float | None:
     """The share of outputs in which a pattern stands (a marker, a required format); None where there are no outputs."""
-    found = re.compile(pattern, re.DOTALL)
+    found = re.compile(pattern, re.DOTALL) if isinstance(pattern, str) else pattern
     return sum(found.search(o) is not None for o in outputs) / len(outputs) if outputs else None
 
 

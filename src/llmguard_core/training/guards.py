@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 
 from llmguard_core.errors import TrainingStopped
 from llmguard_core.memory import Device
+from llmguard_core.metrics import rate_of
 from llmguard_core.training.alarms import MARKERS, Alarm, Limits
 from llmguard_core.training.evidence import dump
 from llmguard_core.training.trends import trend
@@ -298,7 +299,7 @@ class Guards(TrainerCallback):  # type: ignore[misc]  # transformers ships no ty
     def judge(self, completions: Sequence[str], step: int) -> dict[str, float]:
         """Rates of markers and of empty texts among completions, kept in `samples`; alarms where they are too high."""
         count = max(len(completions), 1)
-        rates = {m.pattern: sum(bool(m.search(c)) for c in completions) / count for m in self.markers}
+        rates = {m.pattern: rate_of(completions, m) or 0.0 for m in self.markers}
         empty = sum(not c.strip() for c in completions) / count
         self._rounds += 1
         self.samples = {"marker_rate": max(rates.values(), default=0.0), "empty_rate": empty}

@@ -33,6 +33,10 @@ _MEMORY = re.compile(
     re.IGNORECASE,
 )
 """What allocators, cuBLAS (NOT_INITIALIZED: it found no room for its workspace), cuDNN, NCCL and drivers say."""
+FRAGMENTED = (
+    "If much more is reserved than allocated and the largest unused block is small, memory is fragmented: "
+    "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True."
+)
 _TYPES: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError)
 
 
@@ -108,7 +112,7 @@ def one_clear_error(what: str, work: Callable[[], Result]) -> Result:
     _release()
     raise OutOfMemory(
         f"no memory left: {failure}. There is: {pick_device()}", where=what,
-        remedy="Use a smaller dtype, method: lora, gradient_checkpointing, or a device_map over several devices.",
+        remedy=f"Use a smaller dtype, method: lora, gradient_checkpointing, or a device_map over several devices. {FRAGMENTED}",
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmguard.encoded import IGNORE_INDEX
 from llmguard_core.checkpoints import VerifiedTrainer
 from llmguard_core.config import load_config, steps_of
 from llmguard_core.errors import DataRefused
@@ -85,7 +86,9 @@ def encode_pairs(encoder: Encoder, rows: Any, *, strict: bool = False) -> list[P
 
 
 def _pair(sides: Sequence[Any]) -> Pair:
-    starts = [next((i for i, label in enumerate(s.labels) if label != -100), len(s.labels)) for s in sides]
+    starts = [
+        next((i for i, label in enumerate(s.labels) if label != IGNORE_INDEX), len(s.labels)) for s in sides
+    ]
     prompts = [list(s.input_ids[:start]) for s, start in zip(sides, starts, strict=True)]
     if prompts[0] != prompts[1]:
         raise DataRefused("their prompts differ once they are cut to max_length")
@@ -141,7 +144,7 @@ def train_pairs(
 
 def _as_row(pair: Pair) -> Mapping[str, Any]:
     prompt, chosen = pair["prompt_ids"], pair["chosen_ids"]
-    return {"input_ids": prompt + chosen, "labels": [-100] * len(prompt) + chosen}
+    return {"input_ids": prompt + chosen, "labels": [IGNORE_INDEX] * len(prompt) + chosen}
 
 
 def _trainer_class(base: Any) -> Any:

@@ -12,18 +12,18 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Trainer
 
+from llmguard.encoded import IGNORE_INDEX
 from llmguard_core.checkpoints import VerifiedTrainer
 from llmguard_core.errors import OutOfMemory, TrainingStopped
 from llmguard_core.memory import pick_device
 from llmguard_core.training.evidence import room
 from llmguard_core.training.guards import Guards
-from llmguard_core.training.oom import classify, halving
+from llmguard_core.training.oom import FRAGMENTED, classify, halving
 
 __all__ = ["CoreTrainer", "InPieces", "TokenWeighted", "token_losses"]
 
 Batch = dict[str, Any]
 Base: Any = object  # the mixins below stand before a Trainer of transformers or of TRL, which ship no types
-IGNORED = -100
 COUNTS_TOKENS = "num_items_in_batch" in inspect.signature(Trainer.training_step).parameters
 """From 4.46 on the Trainer reads all micro-batches of a step ahead, so that their tokens can be counted first."""
 
@@ -35,8 +35,8 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
     """
     targets = labels[:, 1:].to(logits.device)
     each = logits[:, :-1].float().flatten(0, 1)
-    total = cross_entropy(each, targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total, (targets != IGNORED).sum()
+    total = cross_entropy(each, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return total, (targets != IGNORE_INDEX).sum()
 
 
 class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that follows it
@@ -139,8 +139,7 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
         return OutOfMemory(
             f"one row of {tokens} tokens does not fit. {room(self.model, self.args, tokens)} {failure}",
             where=f"step {self.state.global_step + 1}",
-            remedy="Shorten max_length, switch gradient_checkpointing on, use method: lora or a smaller dtype. If much more is reserved"
-            " than allocated, memory is fragmented: set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.",
+            remedy=f"Shorten max_length, switch gradient_checkpointing on, use method: lora or a smaller dtype. {FRAGMENTED}",
         )  # fmt: skip
 
     def _longest(self) -> int:
@@ -173,7 +172,7 @@ class TokenWeighted(Base):  # type: ignore[misc]  # its base is the Trainer that
         batches, _ = super().get_batch_samples(*args, **kwargs)
         counts = torch.zeros(2, dtype=torch.int64, device=self.args.device)
         for batch in batches:
-            supervised = (batch["labels"][:, 1:] != IGNORED).sum()
+            supervised = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
             counts += torch.stack([supervised, _read(batch).to(supervised)]).to(counts.device)
         counts = self._over_processes(counts)
         self._tokens = self._tokens.to(counts.device) + counts[1]
@@ -264,7 +263,7 @@ class CountedAfterwards(TokenWeighted):
     def compute_loss(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> Any:
         """The mean over this micro-batch, and the count by which it is weighed later."""
         if model.training:
-            self._count = (inputs["labels"][:, 1:] != IGNORED).sum()
+            self._count = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
             self._due = self._due.to(self._count.device) + self._count
         return super().compute_loss(model, inputs, *args, **kwargs)
 

@@ -1,0 +1,369 @@
+"""Every edge case in which the core itself has to act: which test proves it, and those that no other file holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmguard.errors import LLMGuardError, UsageError
+from llmguard_core.config import make_config
+from llmguard_core.errors import DataRefused, LoadRefused, OutOfMemory, SettingsError
+
+# peft still asks transformers 5 for the old name
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+HERE = Path(__file__).parent
+COVERED = {
+    1: ["edge_cases_covered::edge_01_data_are_refused_before_a_model_is_loaded", "encoding::no_rows_are_refused"],
+    3: ["encoding::truncation_takes_the_start_of_the_prompt", "encoding::rows_that_are_too_long_are_dropped_or_refused_as_asked"],
+    6: ["encoding::rows_that_cannot_be_trained_on_are_counted"],
+    13: ["loading::adapters_are_verified_against_their_base"],
+    14: ["resume::edge_14_without_a_checkpoint_it_starts_fresh_and_says_so"],
+    15: ["checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"],
+    16: ["checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"],
+    17: ["checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"],
+    18: ["resume::edge_18_the_checkpoint_of_a_different_model_is_refused"],
+    19: ["edge_cases_covered::edge_19_a_checkpoint_of_the_old_format_goes_on_bit_for_bit"],
+    20: ["checkpoints::edge_20_a_save_cut_off_is_never_chosen_and_is_cleared_away"],
+    21: ["loading::too_little_memory_is_told_before_anything_is_allocated", "edge_cases_covered::edge_21_memory_that_ends_while_loading"],
+    22: ["encoding::rows_are_a_dataset_and_a_stream"],
+    23: ["oom::a_run_out_of_memory_ends_with_the_weights_of_one_with_small_micro_batches"],
+    24: ["queue_daemon::edge_24_a_child_that_is_killed_is_told_as_such"],
+    25: ["checkpoints_crashes::edge_25_a_full_disk_leaves_the_checkpoint_before"],
+    26: ["memory::the_device_asked_for_is_taken_and_else_the_cpu_with_a_notice"],
+    27: ["edge_cases_covered::edge_27_devices_are_those_that_the_caller_may_use"],
+    28: ["oom::a_lost_device_stops_the_run_at_once", "queue_daemon::edge_28_what_a_child_started_ends_with_it"],
+    29: ["edge_cases_covered::edge_29_fragmentation_is_told_with_its_numbers_and_the_setting"],
+    35: ["config::a_bad_value_is_refused_with_its_reason_and_the_way_out"],
+    37: ["config::a_bad_value_is_refused_with_its_reason_and_the_way_out"],
+    38: ["guards::a_run_that_diverges_is_stopped", "config::a_rate_that_is_right_for_sft_is_refused_for_preference_training"],
+    41: ["checkpoints_crashes::edge_41_killed_at_random_points_it_goes_on_bit_for_bit"],
+    42: ["checkpoints_crashes::edge_42_a_power_loss_never_takes_a_checkpoint_that_was_saved"],
+    43: ["queue_daemon::edge_43_the_lock_of_a_daemon_before_the_reboot_is_no_lock"],
+    44: ["checkpoints::edge_44_an_error_of_the_disk_is_told_with_path_and_number"],
+    47: ["queue::edge_47_a_clock_that_was_set_back_keeps_nobody_waiting"],
+    48: ["queue::edge_48_a_second_daemon_is_refused_by_name"],
+    49: ["queue::edge_49_children_that_nobody_waited_for_are_reaped"],
+    50: ["queue::edge_50_a_locked_file_is_waited_for_then_its_holder_is_named"],
+    51: ["queue::edge_51_a_file_deleted_while_it_waits_is_passed_by"],
+    52: ["queue::edge_52_a_file_moved_while_it_is_trained_is_recorded_under_its_name"],
+    53: ["queue::edge_53_a_name_given_twice_is_two_files_and_content_given_twice_is_one"],
+    54: ["queue::edge_54_links_that_lead_nowhere_go_to_quarantine_and_others_are_followed"],
+    55: ["queue::edge_55_a_name_is_only_a_name"],
+    56: ["queue::edge_56_other_files_are_left_alone_and_named_once"],
+    57: ["queue::edge_57_a_retry_with_nothing_failed_says_so"],
+    58: ["queue::edge_58_a_corrupt_record_loses_no_file_and_trains_none_twice"],
+    59: ["queue::edge_59_a_file_of_low_priority_waits_a_bounded_time"],
+    60: ["queue::edge_60_a_file_that_always_fails_is_given_up_after_its_attempts"],
+    61: ["config::zero_steps_are_refused_with_the_arithmetic", "training::steps_that_cannot_be_made_are_refused_with_the_arithmetic"],
+    62: ["training::a_state_with_an_impossible_step_is_never_trained_on_from"],
+    63: ["resume::edge_63_a_run_that_has_its_steps_touches_nothing"],
+    64: ["guards::a_loss_that_is_no_number_stops_before_the_weights_change"],
+    65: ["guards::an_infinite_loss_of_the_trainers_own_with_finite_gradients_stops_with_its_log_line"],
+    66: ["guards::a_loss_that_does_not_fall_is_an_alarm_with_its_test"],
+    67: ["guards::it_ends_the_run_where_patience_says_so_and_the_best_is_kept"],
+    68: ["guards::a_marker_in_every_sample_is_an_alarm_after_the_warm_up"],
+    69: ["metrics::edge_69_a_summary_counts_empty_and_unparseable_apart"],
+    70: ["watchdog::a_run_that_stands_still_is_reported_with_all_stacks_and_ended"],
+    78: ["metrics::edge_78_rates_of_nothing_are_unknown_and_not_zero", "training::rows_without_a_supervised_token_do_no_harm"],
+}  # fmt: skip
+"""Number of an edge case -> the tests that inject it, as `file::test` without their prefixes."""
+
+
+@pytest.mark.parametrize("number", sorted(COVERED))
+def test_every_edge_case_of_the_core_has_its_test(number: int) -> None:
+    """The tests named above are there: none is renamed or taken away without its case being proved elsewhere."""
+    for named in COVERED[number]:
+        file, _, test = named.partition("::")
+        text = (HERE / f"test_{file}.py").read_text("utf-8")
+        assert re.search(rf"def test_{test}\w*\(", text), named
+
+
+GOOD = '{"prompt": "What is 2 + 2?", "response": "Four."}\n'
+PAIR = '{"prompt": "What is 2 + 2?", "chosen": "Four.", "rejected": "Five."}\n'
+
+
+@pytest.mark.parametrize("command", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    ("train", "validation", "says"),
+    [
+        ("", None, r"train\.jsonl.*hold no row"),
+        ("\n \n", None, r"train\.jsonl.*hold no row"),
+        ('{"prompt": \n[1]\n', None, r"(?s)train\.jsonl:1:.*train\.jsonl:2"),
+        (
+            '{"question": "a", "text": "b"}\n' * 8,
+            None,
+            "none of 8 rows can be read; their keys are question, text",
+        ),
+        ("good", "", r"validation\.jsonl.*hold no row"),
+        ("good", '{"a": 1}\n', r"validation\.jsonl\): none of 1 rows can be read; their keys are a"),
+        ("few", None, "3 rows make 0 whole optimizer steps: 4 rows a batch x 1 accumulated = 4 rows a step"),
+    ],
+    ids=["empty", "blank", "malformed", "columns", "validation", "validation columns", "fewer than a step"],
+)
+def test_edge_01_data_are_refused_before_a_model_is_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    train: str,
+    validation: str | None,
+    says: str,
+) -> None:
+    """Nothing of the model is touched; with good data the same run does load it."""
+    from llmguard_core import training
+
+    class Loaded(Exception):
+        """The model was to be loaded."""
+
+    def load(*args: Any, **more: Any) -> Any:
+        raise Loaded
+
+    monkeypatch.setattr("llmguard_core.training.run.load_named", load)
+    row = GOOD if command == "sft" else PAIR
+    texts = {"train": {"good": row * 8, "few": row * 3}.get(train, train), "validation": validation}
+    files = {tmp_path / f"{name}.jsonl": text for name, text in texts.items() if text is not None}
+
+    def write(**other: str) -> None:
+        for file, text in files.items():
+            file.write_text(other.get("all", text), "utf-8")
+
+    write(all=row * 8)  # the settings' own rules count rows, too: these files change behind them
+    data = {file.stem: str(file) for file in files}
+    run = make_config({"data": data, "train": {"batch_size": 4, "output_dir": str(tmp_path / "out")}})
+    with pytest.raises(Loaded):
+        getattr(training, command)(run)
+    write()
+    with pytest.raises(DataRefused, match=says):
+        getattr(training, command)(run)
+
+
+def test_edge_01_preference_training_refuses_rows_without_pairs(tmp_path: Path) -> None:
+    """Prompts with one response each: told with the columns that are missing, before anything is loaded."""
+    from llmguard_core.training import dpo
+
+    (tmp_path / "train.jsonl").write_text(GOOD * 8, "utf-8")
+    run = make_config({"data": {"train": str(tmp_path / "train.jsonl")}, "model": {"path": "nowhere"}})
+    with pytest.raises(DataRefused, match=r"(?s)their keys are prompt, response.*chosen and rejected"):
+        dpo(run)
+
+
+def test_edge_11_the_last_of_several_models_is_missed_before_the_first_answers(tmp_path: Path) -> None:
+    """An evaluation of hours does not end at its second model, and MODEL_PATH makes no other path right."""
+    from llmguard_core.evaluation import evaluate
+    from llmguard_core.lab import lab
+
+    base, answered = str(lab().base), tmp_path / "results"
+    run = make_config(
+        {"evaluation": {"models": {"base": {"path": base}, "sft": {"path": base, "adapter": "gone"}}}}
+    )
+    items = [{"prompt": "What is 2 + 2?", "response": "Four."}]
+    with pytest.raises(LoadRefused, match="gone does not exist"):
+        evaluate(run.evaluation.models, items, out=answered)
+    assert not answered.exists()
+
+
+def test_edge_11_model_path_stands_for_the_model_and_for_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A config's own model may be missing then; its adapter is still found from the config's folder, or missed."""
+    monkeypatch.setenv("MODEL_PATH", "/elsewhere")
+    (tmp_path / "adapter").mkdir()
+    told = {"models": {"sft": {"path": "./nowhere", "adapter": "adapter"}}}
+    model = make_config({"evaluation": told}, folder=tmp_path).evaluation.models["sft"]
+    assert (model.path, model.adapter) == ("./nowhere", str(tmp_path / "adapter"))
+    with pytest.raises(SettingsError, match="there is no model at"):
+        make_config({"evaluation": {"models": {"sft": {"adapter": "./gone"}}}}, folder=tmp_path)
+
+
+def test_edge_19_a_checkpoint_of_the_old_format_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """`pytorch_model.bin` without a manifest, as transformers 4 saved: the run ends with the weights of one that was not cut off."""
+    from safetensors.torch import load_file
+    from support.small_runs import trainer_of, weights_hash
+
+    from llmguard_core.checkpoints import newest
+
+    whole = trainer_of(tmp_path / "whole", steps=6)
+    whole.train()
+    old = tmp_path / "whole" / "checkpoint-4"
+    torch.save(load_file(old / "model.safetensors"), old / "pytorch_model.bin")
+    for new in ("model.safetensors", "manifest.json"):
+        (old / new).unlink()
+    out = tmp_path / "old"
+    out.mkdir()
+    old.rename(out / old.name)
+    assert newest(out) == out / old.name
+    resumed = trainer_of(out, steps=6)
+    resumed.train(resume_from_checkpoint=True)
+    assert weights_hash(resumed.model) == weights_hash(whole.model)
+
+
+def test_edge_21_memory_that_ends_while_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error with what was wanted and what there is; what had been loaded by then is gone, although the error is kept."""
+    from llmguard_core.lab import lab
+    from llmguard_core.loading import load_base
+
+    shards: list[weakref.ref[Any]] = []
+
+    def fill(*args: Any, **more: Any) -> Any:
+        shard = torch.nn.Linear(8, 8)
+        shards.append(weakref.ref(shard))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.delenv("MODEL_PATH", raising=False)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fill)
+    with pytest.raises(
+        OutOfMemory, match=r"GiB of weights\): no memory left.*Tried to allocate 2\.00 GiB.*free"
+    ) as kept:
+        load_base(lab().base, device="cpu")
+    assert kept.value.__cause__ is None
+    assert [shard() for shard in shards] == [None]
+
+
+def test_edge_27_devices_are_those_that_the_caller_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process' current device of those visible; one that is not visible is refused; a queue's child sees the same ones."""
+    from llmguard_core.memory import pick_device
+    from llmguard_core.queue import in_child, run_queue
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 2)
+        patch.setattr(torch.cuda, "current_device", lambda: 1)
+        assert str(pick_device().device) == "cuda:1"
+        assert str(pick_device("cuda:0").device) == "cuda:0"
+        with pytest.raises(UsageError, match=r"device='cuda:2'.*cpu, cuda:0 to cuda:1"):
+            pick_device("cuda:2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    (tmp_path / "pending").mkdir()
+    (tmp_path / "pending" / "a.jsonl").write_text(GOOD)
+    says = "import os; print('sees', os.environ['CUDA_VISIBLE_DEVICES'])"
+    assert (
+        run_queue(tmp_path, in_child(lambda job: [sys.executable, "-c", says]), once=True, settle=0.0).done
+        == 1
+    )
+    assert "sees 3" in next(tmp_path.glob("done/*/attempt-1.log")).read_text()
+
+
+@pytest.mark.parametrize("wanted", ["cuda:7", "tpu9", "cuda"])
+def test_edge_26_a_device_that_is_not_there_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    """Never a stack of torch, and never the CPU in its place."""
+    from llmguard_core.memory import pick_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LLMGuardError, match=f"device='{wanted}'.*one of those here: cpu"):
+        pick_device(wanted)
+
+
+def test_edge_29_fragmentation_is_told_with_its_numbers_and_the_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Allocated, reserved, the largest unused block of this device, and what helps, in the error of a memory that is full."""
+    from llmguard_core.memory import Device
+    from llmguard_core.training.oom import one_clear_error
+
+    def blocks(device: int, *sizes: int) -> dict[str, Any]:
+        states = ("active_allocated", "inactive")
+        return {"device": device, "blocks": [{"size": n, "state": s} for n in sizes for s in states]}
+
+    snapshot = [blocks(0, 20_000_000, 60_000_000), blocks(1, 900_000_000)]
+    gpu = Device(torch.device("cuda", 0))
+    for name, value in {
+        "memory_snapshot": lambda: snapshot, "memory_allocated": lambda d: 3_000_000_000, "memory_reserved": lambda d: 5_000_000_000,
+        "mem_get_info": lambda d: (2_000_000_000, 8_000_000_000), "empty_cache": lambda: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr("llmguard_core.training.oom.pick_device", lambda: gpu)
+    assert gpu.largest_block() == 60_000_000
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemory) as told:
+        one_clear_error("training", full)
+    for said in (
+        "3.00 GB allocated, 5.00 reserved",
+        "largest unused block 0.06 GB",
+        "expandable_segments:True",
+    ):
+        assert said in str(told.value)
+
+
+@pytest.fixture
+def told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Run a command on a config made of a good one and a change; gives what is said, having seen that it is refused in words."""
+    from llmguard_core.__main__ import main
+
+    (tmp_path / "train.jsonl").write_text(GOOD * 8)
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "model").mkdir()
+    monkeypatch.delenv("MODEL_PATH", raising=False)
+    monkeypatch.setattr(logging.getLogger("llmguard_core"), "level", logging.NOTSET)
+    good = {
+        "model": {"path": "model"},
+        "data": {"train": "train.jsonl"},
+        "train": {"batch_size": 4, "output_dir": "out"},
+    }
+
+    def run(command: str, **change: Any) -> str:
+        config = {**good, **{name: {**good.get(name, {}), **more} for name, more in change.items()}}
+        (tmp_path / "run.json").write_text(json.dumps(config))
+        assert main([command, "--config", str(tmp_path / "run.json"), "--json"]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        return err
+
+    return run
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(
+    told: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places that are files, packages that are not installed, names of results that are no file names: exit code 2 and the key."""
+    assert "`train.output_dir`" in told("sft", train={"output_dir": "a file/out"})
+    assert "is a file, and a folder is needed" in told("queue", queue={"directory": "a file"})
+    items = {"items": "train.jsonl", "models": {"../out": {"path": "model"}}}
+    assert "evaluation.models" in told("evaluate", evaluation=items)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "needs the package bitsandbytes" in told("sft", train={"optimizer": "adamw_8bit"})
+    assert "needs the package trl" in told("dpo")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_that_may_not_be_written_is_told_before_a_model_is_loaded(
+    told: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir(mode=0o500)
+    assert "may not be written by this user" in told("sft", train={"output_dir": "mine/out"})
+
+
+def test_adapter_targets_that_the_model_has_not_are_refused() -> None:
+    """PEFT leaves out those it does not find where it finds another: half an adapter, and no word."""
+    from support.runs import model
+
+    from llmguard_core.settings import LoraSettings
+    from llmguard_core.training.arguments import lora_config
+
+    net = model()
+    for good in (["all-linear"], ["q_proj", "v_proj"], ["mlp.down_proj"]):
+        assert lora_config(LoraSettings(targets=good), net).r == 16
+    with pytest.raises(
+        SettingsError, match=r"(?s)no module named 'W_pack'.*Its linear layers are.*q_proj"
+    ) as refused:
+        lora_config(LoraSettings(targets=["q_proj", "W_pack"]), net)
+    assert refused.value.where == "lora.targets"
