@@ -100,10 +100,11 @@ class Encoded:
 
     def unpadded(self) -> Encoded:
         """The same rows without padding (tokens with attention 0), for rows that come out of a batch."""
-        keep = self.attended
-        if bool(keep.all()):
-            return self
-        shape = self.input_ids
+        return self if bool(self.attended.all()) else self._content
+
+    @cached_property
+    def _content(self) -> Encoded:
+        keep, shape = self.attended, self.input_ids
         columns = {n: c.keep(keep) if c.same_shape(shape) else c for n, c in self.columns.items()}
         return replace(self, columns=columns)
 

@@ -14,6 +14,7 @@ from llmguard.encoded import Encoded, as_encoded
 from llmguard.evidence.prompts import Prompts, as_prompts
 from llmguard.findings import Finding, Where, error
 from llmguard.formats import ChatTemplate, Kind
+from llmguard.formats.chat import TemplateError
 from llmguard.ragged import Ragged
 from llmguard.rows import Rows, as_rows
 from llmguard.tally import Tally
@@ -54,7 +55,7 @@ def every_row_has_one_bos(
 
     Rows that a chat template renders are held to what the template itself writes. Tokenizers that add no BOS are asked for none.
     """
-    found = as_encoded(encoded)
+    found = as_encoded(encoded).unpadded()  # encode may pad, and the pad token may be BOS
     bos = _bos_of(tokenizer)
     if bos is None:
         return Tally(len(found))
@@ -97,7 +98,32 @@ def _inner(encoded: Encoded, rows: Rows | None, tokenizer: Any, template: Any, b
     is_bos = (ids.values == bos) & (ids.position > 0)
     before = np.zeros_like(is_bos)
     before[:-1] = np.isin(alignment.kind[1:], (Kind.RESPONSE, Kind.BLANK_WITHIN, Kind.STRADDLE))
-    return hits(encoded, rows, is_bos & before & np.repeat(alignment.matched, ids.lengths), alignment)
+    inner = is_bos & (before | _within(encoded, rows, tokenizer, template, is_bos))
+    return hits(encoded, rows, inner & np.repeat(alignment.matched, ids.lengths), alignment)
+
+
+def _within(encoded: Encoded, rows: Rows, tokenizer: Any, template: Any, is_bos: Any) -> Any:
+    """BOS before the last response of rows in which the chat template writes fewer: bool [tokens]."""
+    found = np.zeros_like(is_bos)
+    held = template if isinstance(template, ChatTemplate) else None
+    alignment, ids = align(encoded, rows, tokenizer, template), encoded.input_ids
+    suspects = (alignment.status == Status.LOCATED) & (ids.count(is_bos) > 0) & (held is not None)
+    for row in np.flatnonzero(suspects).tolist():
+        part = slice(int(ids.offsets[row]), int(ids.offsets[row + 1]))
+        said = np.flatnonzero(alignment.turn[part] == alignment.responses[row] - 1)
+        here = np.flatnonzero(is_bos[part][: said[0]] if len(said) else [])
+        if held is not None and len(here) > _written(held, rows, int(encoded.source[row])) - 1:
+            found[part.start + here] = True
+    return found
+
+
+def _written(template: ChatTemplate, rows: Rows, source: int) -> int:
+    """How often the template writes BOS in a row."""
+    try:
+        text = template.render(rows.turns[source] or ())
+    except TemplateError:
+        return 0
+    return max(text.count(str(template.tokenizer.bos_token)), 1)
 
 
 @every_row_has_one_bos.explain
@@ -129,10 +155,10 @@ def _bos(tally: Tally) -> Iterator[Finding]:
     if tally["inner"].rows:
         yield error(
             first_where(tally["inner"]),
-            what=f"{tally.rate('inner')} have a BOS between prompt and response",
+            what=f"{tally.rate('inner')} have a BOS in their middle, between prompt and response or before a later turn",
             why="at generation time nothing stands there, so that the response is learnt behind a token that never comes",
-            cause="prompt and response were tokenised apart, both with special tokens",
-            remedy="tokenise the response with add_special_tokens=False",
+            cause="prompt and response, or the turns, were tokenised or rendered apart, each with special tokens",
+            remedy="tokenise all but the start of a row with add_special_tokens=False; render conversations as a whole",
             evidence=evidence_of(tally["inner"]),
         )
 

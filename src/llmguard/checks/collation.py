@@ -229,11 +229,19 @@ def collator_attends_to_content(encoded: Any, batches: Any) -> Yields:
 
 
 def _padded_rows(before: Encoded, after: Batches) -> list[int]:
+    """Rows with one token over and over beside what went in: several rows joined to one have other text there."""
     return [
         r
         for r in range(min(len(before), len(after)))
         if len(after.padded.input_ids[r]) > len(before.input_ids[r])
+        and (len(before) == len(after) or _is_padding(before.input_ids[r], after.padded.input_ids[r]))
     ]
+
+
+def _is_padding(before: Any, after: Any) -> bool:
+    start = _offset(before, after)
+    rest = np.delete(after, np.s_[start : start + len(before)])
+    return start >= 0 and bool((rest == rest[0]).all())
 
 
 def _attention(before: Encoded, after: Batches, mask: Ragged) -> tuple[list[int], list[int]]:

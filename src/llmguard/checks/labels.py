@@ -34,6 +34,9 @@ PER_TOKEN = (
 )  # fmt: skip
 """Columns with a value for every id."""
 
+FEW, NEARLY_ALL = 8, 0.95
+"""From so many wrong labels on, one number that this share of them is counts as a mask's."""
+
 
 @row_check
 def every_row_has_a_supervised_token(encoded: Any, rows: Any = None) -> Tally:
@@ -113,7 +116,7 @@ def _other_lengths(tally: Tally) -> Iterator[Finding]:
 def labels_are_not_shifted(encoded: Any, rows: Any = None) -> Tally:
     """Where a label is set, it is the token at its own position: causal models of transformers shift inside (transformers#44642).
 
-    Rows of fewer than three supervised tokens are not judged.
+    Also no other number than -100 (-1, the pad id, 0 and 1 of a loss mask) stands for what is masked.
     """
     found = as_encoded(encoded)
     if "labels" not in found.columns or not found.labels.same_shape(found.input_ids):
@@ -127,14 +130,25 @@ def labels_are_not_shifted(encoded: Any, rows: Any = None) -> Tally:
     ahead[:-1] = wrong[:-1] & (labels.values[:-1] == ids.values[1:])
     behind = np.zeros_like(wrong)
     behind[1:] = wrong[1:] & (labels.values[1:] == ids.values[:-1])
-    many = ids.count(wrong) * 2 > np.maximum(ids.count(trained), 1)
-    shifted = per_token(found, many) & (ahead | behind)
+    count = ids.count(wrong)
+    moved = (ids.count(ahead | behind) * 2 > count) & (count * 2 > np.maximum(ids.count(trained), 1))
+    rest = wrong & ~per_token(found, moved)
+    fill = _fill(labels.values[rest])
+    kinds = {f"fill:{fill}" if fill is not None else "other": hits(found, source, rest)}
     return masks_tally(
-        found,
-        len(found),
-        shifted=hits(found, source, shifted),
-        other=hits(found, source, wrong & ~per_token(found, many)),
+        found, len(found), shifted=hits(found, source, per_token(found, moved) & (ahead | behind)), **kinds
     )
+
+
+def _fill(wrong: Any) -> int | None:
+    """The number that nearly all wrong labels are, if there is one; None where they are no mask."""
+    if len(wrong) < FEW:
+        return None
+    values, counts = np.unique(wrong, return_counts=True)
+    most = int(np.argmax(counts))
+    if set(values.tolist()) <= {0, 1}:
+        return 0
+    return int(values[most]) if counts[most] >= NEARLY_ALL * len(wrong) else None
 
 
 @labels_are_not_shifted.explain
@@ -151,6 +165,20 @@ def _shifted_labels(tally: Tally) -> Iterator[Finding]:
             remedy="set labels[i] = input_ids[i] (or -100) and leave the shift to the model",
             evidence=evidence_of(tally["shifted"]),
         )
+    for kind, found in tally.hits.items():
+        value = kind.removeprefix("fill:")
+        if found.rows and value != kind:
+            yield error(
+                first_where(found),
+                what=f"{tally.rate(kind)} have the label {value} where their ids have other tokens ({found.things:,} labels)",
+                why=f"only {IGNORE_INDEX} is left out of the loss: the model is taught to write token {value} there, or the loss fails",
+                cause="a mask with another number than -100 (the pad id, -1), a loss mask of zeros and ones in the place of labels, "
+                "or labels that were padded with the pad id",
+                remedy=f"set labels to {IGNORE_INDEX} where nothing is trained, and to the ids elsewhere",
+                expected=f"{IGNORE_INDEX} or the token's own id",
+                actual=value,
+                evidence=evidence_of(found),
+            )
     if tally["other"].rows:
         yield error(
             first_where(tally["other"]),

@@ -21,7 +21,7 @@ from llmguard.checks.tokens_of_rows import (
     row_hits,
 )
 from llmguard.contract import row_check
-from llmguard.encoded import Encoded
+from llmguard.encoded import IGNORE_INDEX, Encoded
 from llmguard.findings import Finding, error, warning
 from llmguard.formats import Kind
 from llmguard.tally import Tally
@@ -56,17 +56,28 @@ def every_prompt_token_is_masked(
         )
     blank = alignment.of(Kind.BLANK_BEFORE) & found.trained & judged
     blank |= _half_trained(found, alignment) & judged
-    everything = (found.input_ids.count(wrong) > 0) & (
-        found.input_ids.count(found.trained) == found.input_ids.lengths
-    )
-    all_rows = row_hits(found, source, everything, alignment)
+    per_row = found.input_ids.count(wrong)
+    everything = (per_row > 0) & (found.input_ids.count(found.trained) == found.input_ids.lengths)
+    numbers = _foreign(found, wrong) * 2 > per_row
+    answers = found.input_ids.count(alignment.of(Kind.RESPONSE) & found.trained)
+    inverted = (per_row * 2 > found.input_ids.count(alignment.of(Kind.PROMPT))) & (answers == 0)
+    all_rows = row_hits(found, source, everything & ~numbers, alignment)
     return masks_tally(
         found,
         int(alignment.matched.sum()),
         prompt=hits(found, source, wrong, alignment),
         seam=hits(found, source, blank, alignment),
         all=all_rows,
+        numbers=row_hits(found, source, numbers, alignment),
+        inverted=row_hits(found, source, inverted & ~numbers, alignment),
     )
+
+
+def _foreign(encoded: Encoded, wrong: Any) -> Any:
+    """How many of some trained tokens have another label than their own id: int64 [rows]."""
+    if not wrong.any():  # as where labels have another shape than the ids
+        return np.zeros(len(encoded), dtype=np.int64)
+    return encoded.input_ids.count(wrong & (encoded.labels.values != encoded.input_ids.values))
 
 
 def _half_trained(encoded: Encoded, alignment: Alignment) -> Any:
@@ -82,20 +93,24 @@ def _half_trained(encoded: Encoded, alignment: Alignment) -> Any:
     return found
 
 
+CAUSES = {
+    "all": "labels are a copy of input_ids",
+    "numbers": f"labels there are neither {IGNORE_INDEX} nor the tokens' own ids, see labels_are_not_shifted",
+    "inverted": "the mask is upside down: prompts are trained and responses masked, or the roles are taken for each other",
+}
+"""What trains prompts, where most rows are so."""
+OFF = (
+    "the boundary is off: a prompt length from another template, another tokenizer, other special tokens, "
+    "or len() of a mapping"
+)
+
+
 @every_prompt_token_is_masked.explain
 def _trained_prompts(tally: Tally) -> Iterator[Finding]:
     prompt, seam = tally["prompt"], tally["seam"]
     if prompt.rows:
-        whole = tally["all"].rows
         each = prompt.things / prompt.rows
-        cause = (
-            "labels are a copy of input_ids"
-            if whole * 2 > prompt.rows
-            else (
-                "the boundary is off: a prompt length from another template, another tokenizer, other special tokens, "
-                "or len() of a mapping"
-            )
-        )
+        cause = next((c for kind, c in CAUSES.items() if tally[kind].rows * 2 > prompt.rows), OFF)
         yield error(
             first_where(prompt),
             what=f"{tally.rate('prompt')} train tokens of their prompt ({prompt.things:,} tokens, {each:.1f} a row; {names_of(prompt)})",

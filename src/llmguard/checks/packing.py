@@ -120,11 +120,48 @@ def position_ids_restart_with_each_document(batches: Any) -> Tally:
     steps = np.ones(len(values), dtype=np.int64)
     steps[1:] = np.diff(values)
     wrong = np.where(first, values > 1, (steps != 1) & (values != 0)) & after.attended
-    return masks_tally(after, len(after), wrong=hits(after, None, wrong))
+    late = _misplaced(after, -1) if not wrong.any() else np.zeros_like(wrong)
+    early = _misplaced(after, 1) if not wrong.any() else np.zeros_like(wrong)
+    return masks_tally(
+        after,
+        len(after),
+        wrong=hits(after, None, wrong),
+        late=hits(after, None, late),
+        early=hits(after, None, early),
+    )
+
+
+def _misplaced(encoded: Encoded, by: int) -> Any:
+    """Starts of documents that lie beside the token that every row starts with, where none lies on it: bool [tokens]."""
+    ids, starts = encoded.input_ids, document_starts(encoded)
+    found = np.zeros(len(ids.values), dtype=bool)
+    if starts is None:
+        return found
+    filled = ids.lengths > 1
+    inner = starts[(ids.position[starts] > 1) & (starts + 1 < len(ids.values))]
+    first, last = (np.unique(ids.values[e[filled]]) for e in (ids.offsets[:-1], ids.offsets[1:] - 1))
+    if len(first) == 1 and first[0] not in last and len(inner) >= FEW:  # else it may end documents as well
+        beside = (ids.values[inner + by] == first[0]).all()
+        found[inner] = beside and not (ids.values[inner] == first[0]).any()
+    return found
+
+
+FEW = 3
+"""From so many boundaries on, all of them beside the start of a document are no accident."""
 
 
 @position_ids_restart_with_each_document.explain
 def _wrong_positions(tally: Tally) -> Iterator[Finding]:
+    for kind in ("late", "early"):
+        if tally[kind].rows:
+            yield error(
+                first_where(tally[kind]),
+                what=f"{tally.rate(kind)} have position_ids that restart one token {kind}: beside the first token of each document",
+                why="the token beside the boundary is counted to the wrong document: attended to from it, and trained in it",
+                cause="lengths summed without a token (BOS, EOS) that is added later, or a boundary taken as inclusive",
+                remedy="take the lengths of the documents after every token is in them",
+                evidence=evidence_of(tally[kind]),
+            )
     if tally["wrong"].rows:
         yield error(
             first_where(tally["wrong"]),

@@ -8,7 +8,7 @@ from llmguard.contract import Yields, check
 from llmguard.encoded import Encoded, as_encoded
 from llmguard.evidence.pipeline import Pipeline
 from llmguard.evidence.prepared import Prepared
-from llmguard.findings import Where, error
+from llmguard.findings import Finding, Where, error
 from llmguard.rows import as_rows
 
 __all__ = [
@@ -86,13 +86,36 @@ def labels_are_made(encoded: Any, train_on: str = "responses", batches: Any = No
     return len(found)
 
 
+LIVE = ("trainer", "trainer-eval", "train", "validation", "collate")
+"""Rows that were made in this session."""
+
+
+def _strange(found: Encoded, matched: int) -> Finding:
+    """Prepared rows of other data, or of another tokenizer's ids."""
+    return error(
+        Where(file=found.name),
+        what=f"of {len(found):,} rows of {found.name} only {matched:,} hold the text of a row of the training split once they are decoded",
+        why="the model would be trained on something else than the project's data, and nothing else about these rows can be proved",
+        cause="rows prepared with another tokenizer (a cache that outlived a change of the model), or from other data",
+        remedy="decode one row and read it; delete the prepared data and prepare them with the tokenizer that you train with",
+        expected=f"{len(found):,} rows of the split",
+        actual=f"{matched:,}",
+        evidence={"matched": matched},
+    )
+
+
 @check
 def encoded_rows_match_the_split(encoded: Encoded | Any, rows: Any) -> Yields:
     """Prepared data have as many rows as the split that they were made from: none lost, none twice (packed data by document)."""
     found, source = as_encoded(encoded), as_rows(rows)
-    if found.name in ("trainer", "train", "validation", "collate") or len(found) == len(source):
+    if found.name in LIVE:
         return len(found)
     matched = int((found.source >= 0).sum())
+    if matched * 2 < len(found) and any(source.turns):
+        yield _strange(found, matched)
+        return len(found)
+    if len(found) == len(source):
+        return len(found)
     yield error(
         Where(file=found.name),
         what=f"{found.name} holds {len(found):,} rows and the training split {len(source):,}; {matched:,} of them were matched by text",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from llmguard.contract import Yields, check
+from llmguard.control import ENDS, ROLE_WORDS
 from llmguard.findings import Where, error, warning
 from llmguard.rows import Rows, Turn, as_rows, turns_of
 from llmguard.vocabulary import vocabulary_of
@@ -38,10 +39,10 @@ def _some(rows: Rows, bad: list[int]) -> Where:
 
 @check
 def chosen_differs_from_rejected(rows: Any) -> Yields:
-    """In every pair the chosen response is another text than the rejected one (white space aside)."""
+    """In every pair the chosen response is another text than the rejected one (white space and end markers aside)."""
     source = as_rows(rows)
     pairs = _pairs(source)
-    bad = [i for i, c, r in pairs if "".join(c[-1].content.split()) == "".join(r[-1].content.split())]
+    bad = [i for i, c, r in pairs if _words(c[-1].content) == _words(r[-1].content)]
     if bad:
         yield error(
             _some(source, bad),
@@ -54,6 +55,14 @@ def chosen_differs_from_rejected(rows: Any) -> Yields:
             evidence={"rows": bad[:5]},
         )
     return len(pairs)
+
+
+def _words(text: str) -> str:
+    """A response without white space, and without the markers that may end it."""
+    said = "".join(text.split())
+    while marker := next((m for m in ENDS if said.endswith(m)), ""):
+        said = said.removesuffix(marker)
+    return said
 
 
 @check
@@ -80,12 +89,10 @@ def pairs_share_their_prompt(rows: Any) -> Yields:
 
 @check
 def pairs_do_not_repeat_their_prompt(rows: Any) -> Yields:
-    """A response does not start with the prompt that it answers (TRL would render the prompt twice)."""
+    """A response does not start with the prompt that it answers (TRL would render the prompt twice), nor with `Human:` and the prompt."""
     source = as_rows(rows)
     pairs = [(i, c, r) for i, c, r in _pairs(source) if len(c) > 1 and len(c[-2].content.strip()) >= 12]
-    bad = [
-        i for i, c, r in pairs if any(t[-1].content.strip().startswith(t[-2].content.strip()) for t in (c, r))
-    ]
+    bad = [i for i, c, r in pairs if _starts_with_prompt(c) or _starts_with_prompt(r)]
     if len(bad) * 10 > len(pairs):
         yield error(
             _some(source, bad),
@@ -96,6 +103,17 @@ def pairs_do_not_repeat_their_prompt(rows: Any) -> Yields:
             evidence={"rows": bad[:5]},
         )
     return len(pairs)
+
+
+def _starts_with_prompt(turns: tuple[Turn, ...]) -> bool:
+    asked = _unled(turns[-2].content)
+    return len(asked) >= 12 and _unled(turns[-1].content).startswith(asked)
+
+
+def _unled(text: str) -> str:
+    """A text without the role word that it may start with."""
+    led = ROLE_WORDS.match(text.strip())
+    return text.strip()[led.end() if led else 0 :].strip()
 
 
 @check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +62,7 @@ def training_starts_with_the_generation_prompt(
     Rows whose start was cut off are not judged. A difference in white space alone at the seam is a warning, one in the date
     that the template writes is none: rows are prepared on one day and prompts built on another.
     """
-    found, built = as_encoded(encoded), as_prompts(prompts, tokenizer)
+    found, built = as_encoded(encoded).unpadded(), as_prompts(prompts, tokenizer)
     source = as_rows(rows) if rows is not None else None
     pairs = _pairs(found, built)
     if source is not None:
@@ -200,20 +201,31 @@ def built_prompt_holds_the_stored_one(
             source.where(row),
             what=(
                 f"{len(bad):,} of {len(found):,} prompts of {found.made_by} are not the stored ones: "
-                f"built {_shown(found, first, tokenizer)!r}, stored {wanted[:120]!r}"
+                f"{_both(_shown(found, first, tokenizer), wanted)}"
             ),
             why="the data say that the model is trained on one text, and it is asked another",
             cause="prompts stored with another scaffolding than the one in use now, or a builder of an older format",
             remedy="store the row's parts and build prompts in one place; or declare the format in use as `[prompt] format`",
             expected=wanted[:200],
-            actual=_shown(found, first, tokenizer),
+            actual=_shown(found, first, tokenizer)[:200],
             evidence={"rows": [int(found.source[b]) for b in bad[:5]], "count": len(bad)},
         )
     return len(found)
 
 
 def _shown(prompts: Prompts, row: int, tokenizer: Any) -> str:
-    return (prompts.texts[row] or str(tokenizer.decode(prompts.input_ids[row].tolist())))[:120]
+    return prompts.texts[row] or str(tokenizer.decode(prompts.input_ids[row].tolist()))
+
+
+def _both(built: str, stored: str) -> str:
+    """Both texts from a little before the first place where they differ."""
+    at = len(os.path.commonprefix([built, stored]))  # noqa: RUF071  # texts, not paths
+    start = max(at - 60, 0)
+    dots = "… " if start else ""
+    ending = " (and ends)" if at == len(built) else ""
+    return (
+        f"built {dots + built[start : start + 120]!r}{ending}, stored {dots + stored[start : start + 120]!r}"
+    )
 
 
 def _holds(prompts: Prompts, row: int, rows: Rows, template: Any, tokenizer: Any) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from llmguard.alignment import Status, align
 from llmguard.checks.base_prompts import trained_with
 from llmguard.checks.tokens_of_rows import evidence_of, first_where, masks_tally, names_of, row_hits
 from llmguard.contract import Yields, check, row_check
-from llmguard.encoded import as_encoded
+from llmguard.encoded import Encoded, as_encoded
 from llmguard.findings import Finding, Where, error
 from llmguard.formats import ChatTemplate, TextFormat
 from llmguard.formats.chat import TemplateError
@@ -54,8 +56,27 @@ def training_text_follows_its_format(encoded: Any, rows: Any, tokenizer: Any, te
     alignment = align(found, source, tokenizer, held)
     other = (alignment.status == Status.LOCATED) & (alignment.responses > 0)
     judged = alignment.matched & (alignment.responses > 0)
-    kind = f"other:{held.name}"
-    return masks_tally(found, int(judged.sum()), **{kind: row_hits(found, source, other, alignment)})
+    opened = judged & (alignment.status < Status.CUT_RIGHT) & _ends_opened(found, source, tokenizer, held)
+    kinds = {f"other:{held.name}": other & ~opened, f"opened:{held.name}": opened}
+    return masks_tally(
+        found,
+        int(judged.sum()),
+        **{k: row_hits(found, source, rows_of, alignment) for k, rows_of in kinds.items()},
+    )
+
+
+def _ends_opened(encoded: Encoded, rows: Rows, tokenizer: Any, held: Any) -> Any:
+    """Rows that end with what opens another response, though their source ends with one: bool [rows]."""
+    ids = encoded.unpadded().input_ids
+    header = tokenizer(_header(held, stripped=False), add_special_tokens=False)["input_ids"]
+    found = (ids.lengths > len(header)) & bool(header)
+    ends = ids.offsets[1:]
+    for place, token in enumerate(reversed(header), 1):
+        found[found] = ids.values[ends[found] - place] == token
+    for row in np.flatnonzero(found).tolist():
+        turns = rows.turns[int(encoded.source[row])]
+        found[row] = turns is not None and turns[-1].role == "assistant"
+    return found
 
 
 def _held_to(encoded: Any, rows: Rows, tokenizer: Any, template: Any) -> Any:
@@ -68,22 +89,36 @@ def _held_to(encoded: Any, rows: Rows, tokenizer: Any, template: Any) -> Any:
     return own if marker and trained_with(marker, encoded, tokenizer) else None
 
 
-def _header(template: ChatTemplate) -> str:
-    """What the template writes before a response, when it is long enough to be recognised."""
+def _header(template: ChatTemplate | TextFormat, *, stripped: bool = True) -> str:
+    """What the format writes before a response, when it is long enough to be recognised."""
+    if isinstance(template, TextFormat):
+        header = template.before["assistant"]
+        return header if len(header.strip()) >= 6 else ""
     turns: Sequence[Turn] = (Turn("user", "x"),)
     try:
         with_prompt, without = template.render(turns, generation_prompt=True), template.render(turns)
     except TemplateError:
         return ""
-    header = with_prompt.removeprefix(without).strip()
-    return header if len(header) >= 6 and with_prompt.startswith(without) else ""
+    header = with_prompt.removeprefix(without)
+    if len(header.strip()) < 6 or not with_prompt.startswith(without):
+        return ""
+    return header.strip() if stripped else header
 
 
 @training_text_follows_its_format.explain
 def _other_formats(tally: Tally) -> Iterator[Finding]:
     for kind, found in tally.hits.items():
-        if found.rows:
-            name = kind.partition(":")[2]
+        name = kind.partition(":")[2]
+        if found.rows and kind.startswith("opened"):
+            yield error(
+                first_where(found),
+                what=f"{tally.rate(kind)} end with an opened response, behind the one that they hold ({names_of(found)})",
+                why="the model learns that another response follows its own, and generation may run on into a second one",
+                cause="apply_chat_template(add_generation_prompt=True) on whole conversations",
+                remedy="render training rows with add_generation_prompt=False; it belongs to prompts for generation",
+                evidence=evidence_of(found),
+            )
+        elif found.rows:
             yield error(
                 first_where(found),
                 what=f"{tally.rate(kind)} are not written in the format {name!r} ({names_of(found)})",

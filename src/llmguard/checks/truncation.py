@@ -15,7 +15,7 @@ from llmguard.evidence.prompts import Prompts, as_prompts
 from llmguard.findings import Finding, Where, error, warning
 from llmguard.formats import Kind
 from llmguard.rows import as_rows
-from llmguard.tally import Tally
+from llmguard.tally import Hits, Tally
 
 __all__ = ["prompts_leave_room_for_an_answer", "responses_are_not_cut", "rows_fit_max_length"]
 
@@ -37,9 +37,12 @@ def responses_are_not_cut(encoded: Any, rows: Any, tokenizer: Any, template: Any
     gone = cut & (answer == 0)
     lengths = found.input_ids.lengths
     judged = int(alignment.matched.sum())
+    longest = int(lengths[cut].max(initial=0))
+    ragged = cut & (lengths < longest)  # max_length leaves rows of one length
     return masks_tally(
         found,
         judged,
+        ragged=row_hits(found, source, ragged, alignment),
         gone=row_hits(found, source, gone, alignment, length=lengths),
         cut=row_hits(found, source, cut & ~gone, alignment, length=lengths),
     )
@@ -48,15 +51,15 @@ def responses_are_not_cut(encoded: Any, rows: Any, tokenizer: Any, template: Any
 @responses_are_not_cut.explain
 def _cut_responses(tally: Tally) -> Iterator[Finding]:
     gone, cut = tally["gone"], tally["cut"]
+    ragged = tally["ragged"].rows * 2 > gone.rows + cut.rows
     if gone.rows:
         yield error(
             first_where(gone),
             what=(
-                f"{tally.rate('gone')} have lost their whole response to truncation (cut to "
-                f"{gone.examples[0].get('length')} tokens; {names_of(gone)})"
+                f"{tally.rate('gone')} have lost their whole response ({_lengths(gone, ragged)}; {names_of(gone)})"
             ),
             why="nothing of them is trained; a batch of such rows has the loss NaN, logged as 0.0",
-            cause="prompts alone reach max_length, and truncation takes from the right",
+            cause=UNEVEN if ragged else "prompts alone reach max_length, and truncation takes from the right",
             remedy="raise max_length, truncate the prompt from the left, or drop these rows and count them",
             evidence=evidence_of(gone),
         )
@@ -65,16 +68,30 @@ def _cut_responses(tally: Tally) -> Iterator[Finding]:
         yield (error if many else warning)(
             first_where(cut),
             what=(
-                f"{tally.rate('cut')} have their response cut off, and with it the terminator (cut to "
-                f"{cut.examples[0].get('length')} tokens; {names_of(cut)})"
+                f"{tally.rate('cut')} have their response cut off, and with it the terminator "
+                f"({_lengths(cut, ragged)}; {names_of(cut)})"
             ),
             why="the model learns answers that end in mid-sentence, and not how to stop",
             cause=(
-                "max_length is below the length of the rows (a default of 256, 512 or 1024 that nobody chose)"
+                UNEVEN
+                if ragged
+                else "max_length is below the length of the rows (a default of 256, 512 or 1024 that nobody chose)"
             ),
-            remedy="raise max_length, or drop the longest rows and count them",
+            remedy=(
+                "encode every turn of the row, and leave cutting to max_length"
+                if ragged
+                else "raise max_length, or drop the longest rows and count them"
+            ),
             evidence=evidence_of(cut),
         )
+
+
+UNEVEN = "the rows end at different lengths, so it is not max_length: the last turn is left out, or text is cut by characters"
+
+
+def _lengths(found: Hits, ragged: bool) -> str:
+    length = found.examples[0].get("length")
+    return f"the first to {length} tokens, others to other lengths" if ragged else f"cut to {length} tokens"
 
 
 @check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from llmguard.errors import EvidenceError, LLMGuardError, MissingEvidence
 from llmguard.evidence import Evidence
 from llmguard.evidence.targets import batches as targets
 
-__all__ = ["provide", "targets"]
+__all__ = ["in_order", "placed", "provide", "targets"]
 
 LINE = 'add `[pipeline] collate = "module:function"` or `[pipeline] trainer = "module:function"` to llmguard.toml'
 
@@ -27,17 +28,36 @@ def provide(evidence: Evidence, target: str) -> Batches:
     if not file.exists():
         raise EvidenceError("batches", "there are no batches with input_ids", told_by="pipeline_code_runs")
     padded, arrays = load_columns(file, target)
-    before = _collated(evidence, arrays) if target == "collate" else _dataset(evidence, padded)
+    before = _collated(evidence, arrays, padded) if target == "collate" else _dataset(evidence, padded)
     return Batches(padded, arrays["batch"], before, facts)
 
 
-def _collated(evidence: Evidence, arrays: dict[str, Any]) -> Encoded | None:
+def _collated(evidence: Evidence, arrays: dict[str, Any], padded: Encoded) -> Encoded | None:
     name = "train" if evidence.project.schema.pipeline.encode else evidence.project.schema.data.encoded
     try:
         rows: Encoded = evidence.get("encoded", str(name), over="encoded")
     except LLMGuardError:
         return None
-    return rows.shard(0, min(len(arrays["went_in"]), len(rows)))
+    return in_order(rows.shard(0, min(len(arrays["went_in"]), len(rows))), padded)
+
+
+def in_order(before: Encoded, padded: Encoded) -> Encoded:
+    """The rows that went into a collator in the order in which they come out of it (it may sort them); as they are if that is unknown."""
+    places = placed(before, padded)
+    if len(places) != len(before) or sorted(places) != list(range(len(before))):
+        return before
+    columns = {n: c.take(places) for n, c in before.columns.items()}
+    return replace(before, columns=columns, source=before.source[places])
+
+
+def placed(before: Encoded, after: Encoded) -> list[int]:
+    """For each row of `after` the row of `before` with the same ids, padding aside: of equal ones in turn; -1 for none."""
+    index: dict[bytes, deque[int]] = {}
+    for row, ids in enumerate(before.unpadded().input_ids):
+        index.setdefault(ids.tobytes(), deque()).append(row)
+    none: deque[int] = deque()
+    found = [index.get(ids.tobytes(), none) for ids in after.unpadded().input_ids]
+    return [rows.popleft() if rows else -1 for rows in found]
 
 
 def _dataset(evidence: Evidence, padded: Encoded) -> Encoded | None:

@@ -12,6 +12,7 @@ from llmguard.collect.columns import load_columns
 from llmguard.encoded import Batches, Encoded, as_encoded
 from llmguard.errors import EvidenceError, LLMGuardError, MissingEvidence, UsageError
 from llmguard.evidence import Evidence
+from llmguard.evidence.batches import placed
 from llmguard.evidence.matching import matched
 from llmguard.evidence.targets import encoded as targets
 from llmguard.packing import unpacked
@@ -73,9 +74,19 @@ def _from_collator(evidence: Evidence) -> Encoded:
     """The rows as the collator leaves them, padding taken off."""
     batches: Batches = evidence.get("batches", "collate", over="batches")
     found = unpacked(batches.padded.unpadded())
-    if batches.before is not None and len(batches.before) == len(found):
-        return replace(found, source=batches.before.source)
-    return _with_sources(evidence, found)
+    before = batches.before
+    if before is None:
+        return _with_sources(evidence, found)
+    if len(before) == len(found):
+        places = placed(before, found)
+        known = before.source[places]
+        return replace(found, source=known if min(places) >= 0 else before.source)
+    if len(found) > len(batches) or len(before) < len(
+        batches
+    ):  # documents told apart: some may have been cut
+        return _with_sources(evidence, found)
+    known = np.append(before.source, -1)[placed(before, found)]
+    return replace(found, source=known)  # rows joined without a word are nobody's: other checks say so
 
 
 def _from_folder(evidence: Evidence, target: str) -> Encoded:
