@@ -23,33 +23,9 @@ from llmguard.configs.reading import read_document
 from llmguard.configs.rules import RULES
 from llmguard_core.config_rules import Objective, problems_between, steps_of
 from llmguard_core.errors import SettingsError
-from llmguard_core.settings import (
-    USUAL_RATES,
-    DpoSettings,
-    EvaluationSettings,
-    GenerationSettings,
-    LoraSettings,
-    ModelSettings,
-    QueueSettings,
-    RunConfig,
-    TrainSettings,
-    rule_of,
-)
+from llmguard_core.settings import USUAL_RATES, ModelSettings, RunConfig, TrainSettings, rule_of
 
-__all__ = [
-    "DpoSettings",
-    "EvaluationSettings",
-    "GenerationSettings",
-    "LoraSettings",
-    "ModelSettings",
-    "Objective",
-    "QueueSettings",
-    "RunConfig",
-    "TrainSettings",
-    "load_config",
-    "make_config",
-    "steps_of",
-]
+__all__ = ["Objective", "RunConfig", "TrainSettings", "load_config", "make_config", "steps_of"]
 
 Loc = tuple["str | int", ...]
 Told = tuple[Loc, str]

@@ -76,7 +76,8 @@ class Device:
         """Bytes of the largest unused piece in what CUDA's allocator keeps: where much is unused in small pieces, it is fragmented."""
         if self.device.type != "cuda":
             return 0
-        mine = (s for s in torch.cuda.memory_snapshot() if s["device"] == (self.device.index or 0))
+        kept = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        mine = (s for s in kept if s["device"] == (self.device.index or 0))
         return max((b["size"] for s in mine for b in s["blocks"] if b["state"] == "inactive"), default=0)
 
     def empty_cache(self) -> None:

@@ -7,7 +7,8 @@ import gc
 import re
 import traceback
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Literal, TypeVar, cast
 
 import torch
 
@@ -79,14 +80,9 @@ def halving(
         OutOfMemory: not even 1 fits.
     """
     while True:
-        failure = ""
-        try:
-            return attempt(size), size
-        except Exception as error:
-            if not is_oom(error):
-                raise
-            failure = f"{type(error).__name__}: {error}"
-            traceback.clear_frames(error.__traceback__)
+        found, failure = _tried(partial(attempt, size))
+        if not failure:
+            return cast("Result", found), size
         (release or _release)()
         if size <= 1:
             raise (explain or _plain)(failure)
@@ -99,21 +95,25 @@ def one_clear_error(what: str, work: Callable[[], Result]) -> Result:
     Raises:
         OutOfMemory: there was no memory for it; says how much there is.
     """
-    failure = ""
-    try:
-        return work()
-    except OutOfMemory:
-        raise
-    except Exception as error:
-        if not is_oom(error):
-            raise
-        failure = f"{type(error).__name__}: {error}"
-        traceback.clear_frames(error.__traceback__)
+    found, failure = _tried(work)
+    if not failure:
+        return cast("Result", found)
     _release()
     raise OutOfMemory(
         f"no memory left: {failure}. There is: {pick_device()}", where=what,
         remedy=f"Use a smaller dtype, method: lora, gradient_checkpointing, or a device_map over several devices. {FRAGMENTED}",
     )  # fmt: skip
+
+
+def _tried(work: Callable[[], Result]) -> tuple[Result | None, str]:
+    """The result; or the text of an out of memory, when its frames, and all that they held, are let go."""
+    try:
+        return work(), ""
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or not is_oom(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _release() -> None:
