@@ -257,6 +257,12 @@ class TestFiles:
         empty = Rows([{"a": 1}], files=("a.jsonl", "c.jsonl"), origin=((0, 1),))
         assert severities(llmguard.data_files_are_readable(empty)) == ["warning"]
 
+    def test_rows_that_are_not_mapped_are_counted(self) -> None:
+        """`every_row_has_its_columns`: columns with names of their own are an error, whole texts a note; all rows were looked at."""
+        for row, expected in (({"alpha": "a", "beta": "b"}, ["error"]), ({"text": "a"}, ["note"])):
+            found = llmguard.every_row_has_its_columns([row] * 3)
+            assert (severities(found), found.looked_at) == (expected, 3)
+
     def test_few_repetitions(self) -> None:
         """`no_row_is_repeated`: one row in a hundred is no habit, more are; rows of one text apart in another column are two."""
         many = [{"prompt": f"question {i}", "response": "yes"} for i in range(99)]
