@@ -73,11 +73,9 @@ class Device:
         return int(self._of.mem_get_info(self.device)[1])
 
     def largest_block(self) -> int:
-        """Bytes of the largest unused piece in what CUDA's allocator keeps: where much is unused in small pieces, it is fragmented."""
-        if self.device.type != "cuda":
-            return 0
-        kept = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]  # torch leaves it without types
-        mine = (s for s in kept if s["device"] == (self.device.index or 0))
+        """Bytes of the largest unused piece in what the allocator keeps; 0 where it does not tell. Much in small pieces is fragmented."""
+        snapshot = None if self.on_cpu else getattr(self._of, "memory_snapshot", None)
+        mine = (s for s in snapshot() if s["device"] == (self.device.index or 0)) if snapshot else ()
         return max((b["size"] for s in mine for b in s["blocks"] if b["state"] == "inactive"), default=0)
 
     def empty_cache(self) -> None:
@@ -95,11 +93,8 @@ class Device:
     def __str__(self) -> str:
         gb = [f"{n / 1e9:.2f}" for n in (self.allocated(), self.reserved(), self.free(), self.total())]
         told = f"{self.device}: {gb[0]} GB allocated, {gb[1]} reserved, {gb[2]} of {gb[3]} free"
-        return (
-            f"{told}, largest unused block {self.largest_block() / 1e9:.2f} GB"
-            if self.device.type == "cuda"
-            else told
-        )
+        largest = self.largest_block()
+        return f"{told}, largest unused block {largest / 1e9:.2f} GB" if largest else told
 
 
 def pick_device(wanted: str | torch.device | None = None) -> Device:
