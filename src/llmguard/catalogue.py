@@ -201,7 +201,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("environment", "version_pairs_are_compatible", "environment", room="versions"),
     _entry("environment", "each_library_is_installed_once", "environment", room="installed"),
     _entry("environment", "declared_requirements_are_installed", "sources", "environment", room="installed"),
-    _entry("environment", "remote_host_lets_us_in", "remote", room="remote"),
+    _entry("environment", "remote_host_lets_us_in", "remote", bugs="ssh_to_the_pod_fails", room="remote"),
     _entry("environment", "endpoint_answers", "endpoint", room="remote"),
     _entry("environment", "nvidia_smi_answers", "environment", room="gpu_driver"),
     _entry("environment", "cuda_driver_starts", "environment", room="gpu_driver"),
@@ -214,7 +214,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("environment", "gpu_is_available", "environment", room="gpu"),
     _entry("environment", "gpu_computes_right", "environment", room="gpu"),
     # storage
-    _entry("storage", "output_dir_takes_a_checkpoint", "environment"),
+    _entry("storage", "output_dir_takes_a_checkpoint", "environment", bugs="writes_fail_on_a_volume_with_a_quota"),
     _entry("storage", "output_dir_outlives_the_container", "environment", room="volumes"),
     _entry("storage", "named_paths_answer", "mounts", room="mounts"),
     _entry("storage", "repository_takes_a_commit", "repository", room="repository"),
