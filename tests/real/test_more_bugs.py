@@ -6,7 +6,6 @@ warning would send the user the wrong way.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,26 @@ from typing import Any
 
 import pytest
 from support import real
+from support.benches import (
+    BASE,
+    LLAMA2,
+    LLAMA3,
+    MISTRAL,
+    QWEN,
+    TOOLS,
+    Bench,
+    find,
+    packing,
+    pairs,
+    relabel,
+    starts,
+)
 from support.pipelines import (
     CHATS,
+    FRUITS,
     IGNORE,
     QA,
+    SYSTEM,
     alpaca,
     chat,
     generation,
@@ -28,47 +43,11 @@ from support.pipelines import (
     qa,
     spans,
 )
-from support.projects import alarms, audited
+from support.projects import alarms
 
 from llmguard.findings import Finding
 
 Row = dict[str, Any]
-
-
-class Bench:
-    """A folder for a project, and tokenizers by name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on(
-        self, name: str, rows: list[Row], encode: Callable[[Any, Row], Row] | None, **given: Any
-    ) -> list[Finding]:
-        """What is found where `encode(tokenizer, row)` encodes the rows; so are `build` and `collate` called."""
-        tok = real.tokenizer(name)
-        for key in ("build", "collate"):
-            if key in given:
-                given[key] = functools.partial(given[key], tok)
-        return audited(self.folder, tok, rows, (lambda row: encode(tok, row)) if encode else None, **given)
-
-    def chat(
-        self, name: str, encode: Callable[[Any, Row], Row] | None, rows: list[Row] | None = None, **given: Any
-    ) -> list[Finding]:
-        """A chat model's project on conversations."""
-        settings = {"model": {"kind": "chat"}, **given.pop("settings", {})}
-        return self.on(name, rows or CHATS, encode, settings=settings, **given)
-
-    def base(
-        self,
-        name: str,
-        encode: Callable[[Any, Row], Row] | None,
-        rows: list[Row] | None = None,
-        form: Any = "alpaca",
-        **given: Any,
-    ) -> list[Finding]:
-        """A base model's project on questions and answers in a format."""
-        settings = {"model": {"kind": "base"}, "prompt": {"format": form}, **given.pop("settings", {})}
-        return self.on(name, rows or QA, encode, settings=settings, **given)
 
 
 @dataclass(frozen=True)
@@ -91,29 +70,6 @@ def bug(*found_by: str, also: tuple[str, ...] = ()) -> Callable[[Callable[[Bench
         return run
 
     return register
-
-
-QWEN, LLAMA3, MISTRAL, LLAMA2, BASE = (
-    "qwen2.5-instruct",
-    "llama-3-8b-instruct",
-    "mistral-7b-instruct-v0.2",
-    "llama-2-7b-chat",
-    "pythia",
-)
-
-
-def relabel(row: Row, change: Callable[[list[int], list[int]], list[int]]) -> Row:
-    """A row with other labels: `change(ids, labels)`."""
-    return {**row, "labels": change(list(row["input_ids"]), list(row["labels"]))}
-
-
-def starts(labels: list[int]) -> list[int]:
-    """Where trained stretches start."""
-    return [i for i, t in enumerate(labels) if t != IGNORE and (i == 0 or labels[i - 1] == IGNORE)]
-
-
-def find(ids: list[int], wanted: list[int]) -> int:
-    return next((i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted), -1)
 
 
 # masking
@@ -164,29 +120,6 @@ def off_by_one_on_rows_with_a_system_turn(bench: Bench) -> list[Finding]:
         )
 
     return bench.chat(QWEN, encode, messages(lambda i: i % 3 == 0))
-
-
-TOOLS: list[Row] = [
-    {
-        "messages": [
-            {"role": "user", "content": f"What is the weather in {town} today?"},
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [
-                    {"type": "function", "function": {"name": "weather", "arguments": {"town": town}}}
-                ],
-            },
-            {
-                "role": "tool",
-                "name": "weather",
-                "content": f'{{"degrees": {10 + i}, "sky": "clear over {town}"}}',
-            },
-            {"role": "assistant", "content": f"It is {10 + i} degrees in {town}, and the sky is clear."},
-        ]
-    }
-    for i, town in enumerate(("Oslo", "Lima", "Rome", "Cairo", "Quito", "Kyoto", "Paris", "Delhi"))
-]
 
 
 @bug("every_prompt_token_is_masked")
@@ -797,12 +730,6 @@ def rows_joined_without_positions(bench: Bench) -> list[Finding]:
 # packing
 
 
-def packing(rows: list[Row], positions: Callable[[list[int]], list[int]]) -> Row:
-    lengths = [len(r["input_ids"]) for r in rows]
-    batch = {k: [[t for r in rows for t in r[k]]] for k in ("input_ids", "labels")}
-    return {**batch, "position_ids": [positions(lengths)]}
-
-
 @bug("packed_documents_are_told_apart")
 def positions_go_on_over_packed_rows(bench: Bench) -> list[Finding]:
     return collated(bench, lambda tok, rows: packing(rows, lambda n: list(range(sum(n)))))
@@ -908,14 +835,6 @@ def answers_cut_by_characters(bench: Bench) -> list[Finding]:
 # preference
 
 
-def pairs(change: Callable[[int, Row], Row] = lambda i, r: r) -> list[Row]:
-    rows = [
-        {"prompt": r["prompt"], "chosen": r["response"], "rejected": f"I think it is {i + 90}, more or less."}
-        for i, r in enumerate(QA * 3)
-    ]
-    return [change(i, {**r, "prompt": f"{r['prompt']} ({i})"}) for i, r in enumerate(rows)]
-
-
 def preferred(bench: Bench, rows: list[Row], **given: Any) -> list[Finding]:
     return bench.chat(QWEN, None, rows, **given)
 
@@ -982,6 +901,352 @@ def rejected_of_the_next_row(bench: Bench) -> list[Finding]:
         for r, n in zip(rows, rows[1:] + rows[:1], strict=True)
     ]
     return preferred(bench, made)
+
+
+# a second round
+
+
+CODE: list[Row] = [
+    {
+        "prompt": f"Write a function that adds {i} to each of the {fruit}.",
+        "response": f"def add(xs):\n    found = []\n    for x in xs:\n        found.append(x + {i})\n    return found  # {fruit}",
+    }
+    for i, fruit in enumerate(FRUITS)
+]
+
+
+@bug("ids_match_their_text")
+def indentation_collapsed(bench: Bench) -> list[Finding]:
+    """Runs of spaces become one, so that code loses its indentation."""
+    return bench.base(BASE, lambda tok, row: qa(tok, alpaca(row), re.sub(" +", " ", row["response"])), CODE)
+
+
+@bug("ids_match_their_text")
+def spaces_lost(bench: Bench) -> list[Finding]:
+    """Text that went through decode and back lost the spaces between its words."""
+    return bench.base(BASE, lambda tok, row: qa(tok, alpaca(row), row["response"].replace(" ", "")))
+
+
+@bug("ids_match_their_text", "training_text_follows_its_format", "training_starts_with_the_generation_prompt")
+def tool_calls_dropped(bench: Bench) -> list[Finding]:
+    """encode reads role and content alone: calls are lost."""
+    return bench.chat(
+        QWEN,
+        lambda tok, row: chat(tok, [{"role": m["role"], "content": m["content"]} for m in row["messages"]]),
+        TOOLS,
+    )
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a town.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+
+
+@bug(
+    "training_starts_with_the_generation_prompt",
+    also=("training_text_follows_its_format", "built_prompt_holds_the_stored_one"),
+)
+def tools_in_prompts_only(bench: Bench) -> list[Finding]:
+    return bench.chat(
+        QWEN,
+        lambda tok, row: chat(tok, row["messages"]),
+        TOOLS,
+        build=lambda tok, row: generation(tok, row["messages"], tools=[TOOL]),
+    )
+
+
+@bug(
+    "training_text_follows_its_format",
+    "ids_match_their_text",
+    also=("training_starts_with_the_generation_prompt",),
+)
+def first_turns_dropped(bench: Bench) -> list[Finding]:
+    """Only the last exchange of a conversation is kept."""
+    return bench.chat(QWEN, lambda tok, row: chat(tok, row["messages"][-2:]))
+
+
+@bug(
+    "training_text_follows_its_format",
+    also=(
+        "training_starts_with_the_generation_prompt",
+        "control_tokens_are_single_ids",
+        "every_row_has_one_bos",
+    ),
+)
+def template_of_another_family(bench: Bench) -> list[Finding]:
+    other = real.tokenizer(LLAMA2).chat_template.replace("bos_token", "'<s>'").replace("eos_token", "'</s>'")
+    return bench.chat(QWEN, lambda tok, row: chat(tok, row["messages"], chat_template=other))
+
+
+@bug("every_prompt_token_is_masked", "every_response_token_is_trained")
+def offsets_in_bytes(bench: Bench) -> list[Finding]:
+    """The boundary is counted in bytes and compared with characters: right until someone writes é."""
+    rows = [
+        {
+            "prompt": r["prompt"] + (" À l’été, s’il vous plaît." if i % 3 == 0 else ""),
+            "response": r["response"],
+        }
+        for i, r in enumerate(QA)
+    ]
+
+    def encode(tok: Any, row: Row) -> Row:
+        text = alpaca(row) + row["response"] + tok.eos_token
+        whole = tok(text, return_offsets_mapping=True)
+        return labelled(
+            whole["input_ids"],
+            [i for i, (a, _) in enumerate(whole["offset_mapping"]) if a >= len(alpaca(row).encode())],
+        )
+
+    return bench.base(BASE, encode, rows)
+
+
+@bug("every_prompt_token_is_masked")
+def answer_found_in_the_question(bench: Bench) -> list[Finding]:
+    """text.find(answer) hits the question, where it stands first."""
+    rows = [
+        {
+            "prompt": f"Say yes or no: is {i} more than {i % 5 + 3}?",
+            "response": "yes" if i > i % 5 + 3 else "no",
+        }
+        for i in range(16)
+    ]
+
+    def encode(tok: Any, row: Row) -> Row:
+        text = alpaca(row) + row["response"] + tok.eos_token
+        whole = tok(text, return_offsets_mapping=True)
+        return labelled(
+            whole["input_ids"],
+            [i for i, (a, _) in enumerate(whole["offset_mapping"]) if a >= text.find(row["response"])],
+        )
+
+    return bench.base(BASE, encode, rows)
+
+
+@bug("every_response_token_is_trained", also=("terminator_is_trained",))
+def labels_end_after_a_number_of_tokens(bench: Bench) -> list[Finding]:
+    """A maximal length of targets masks the end of answers."""
+
+    def encode(tok: Any, row: Row) -> Row:
+        made = qa(tok, alpaca(row), row["response"])
+        n = starts(made["labels"])[0] + 12
+        return relabel(made, lambda ids, labels: labels[:n] + [IGNORE] * (len(labels) - n))
+
+    return bench.base(BASE, encode)
+
+
+@bug("every_response_token_is_trained", also=("terminator_is_trained",))
+def labels_masked_at_random(bench: Bench) -> list[Finding]:
+    """Fifteen per cent of the labels are left out, as for masked language models."""
+
+    def encode(tok: Any, row: Row) -> Row:
+        return relabel(
+            qa(tok, alpaca(row), row["response"]),
+            lambda ids, labels: [IGNORE if i % 7 == 3 else t for i, t in enumerate(labels)],
+        )
+
+    return bench.base(BASE, encode)
+
+
+@bug("every_row_has_a_supervised_token")
+def some_rows_masked_wholly(bench: Bench) -> list[Finding]:
+    def encode(tok: Any, row: Row) -> Row:
+        made = chat(tok, row["messages"])
+        return relabel(made, lambda ids, labels: [IGNORE] * len(ids) if len(ids) % 3 == 0 else labels)
+
+    return bench.chat(QWEN, encode)
+
+
+@bug("labels_are_not_shifted", also=("every_prompt_token_is_masked",))
+def mask_in_an_unsigned_type(bench: Bench) -> list[Finding]:
+    """-100 in sixteen bits without a sign is 65436."""
+
+    def encode(tok: Any, row: Row) -> Row:
+        return relabel(qa(tok, alpaca(row), row["response"]), lambda ids, labels: [t % 65536 for t in labels])
+
+    return bench.base(BASE, encode)
+
+
+@bug(
+    "ids_match_their_text",
+    also=(
+        "response_ends_with_its_terminator",
+        "every_wanted_turn_is_trained",
+        "every_prompt_token_is_masked",
+        "training_text_follows_its_format",
+    ),
+)
+def answer_twice(bench: Bench) -> list[Finding]:
+    """Prompt + answer is joined with the answer once more."""
+    return bench.base(BASE, lambda tok, row: qa(tok, alpaca(row) + row["response"] + "\n", row["response"]))
+
+
+@bug("training_starts_with_the_generation_prompt")
+def space_behind_the_prompt(bench: Bench) -> list[Finding]:
+    """Generation asks with a space at the end, training has it at the start of the answer."""
+    form = {"prompt": "Q: {prompt}\nA:", "response": " {response}", "end": "<|endoftext|>"}
+    return bench.base(
+        BASE,
+        lambda tok, row: qa(tok, f"Q: {row['prompt']}\nA:", " " + row["response"]),
+        form=form,
+        build=lambda tok, row: f"Q: {row['prompt']}\nA: ",
+    )
+
+
+@bug(
+    "training_starts_with_the_generation_prompt",
+    "built_prompt_holds_the_stored_one",
+    also=("no_prompt_holds_its_own_answer",),
+)
+def prompts_of_another_column(bench: Bench) -> list[Finding]:
+    rows = [{**r, "title": "Arithmetic"} for r in QA]
+    return bench.base(
+        BASE,
+        lambda tok, row: qa(tok, alpaca(row), row["response"]),
+        rows,
+        build=lambda tok, row: alpaca({"prompt": row["title"]}),
+    )
+
+
+@bug(
+    "collator_attends_to_content",
+    also=(
+        "every_row_has_one_bos",
+        "ids_match_their_text",
+        "every_row_has_a_supervised_token",
+        "batch_padding_is_masked",
+        "training_starts_with_the_generation_prompt",
+    ),
+)
+def attention_upside_down(bench: Bench) -> list[Finding]:
+    def collate(tok: Any, rows: list[Row]) -> Row:
+        batch = padded(rows, 0)
+        return {**batch, "attention_mask": [[1 - t for t in mask] for mask in batch["attention_mask"]]}
+
+    return collated(bench, collate)
+
+
+@bug(
+    "collator_keeps_labels",
+    also=(
+        "padding_is_never_trained",
+        "batch_padding_is_masked",
+        "labels_are_not_shifted",
+        "every_prompt_token_is_masked",
+        "every_response_token_is_trained",
+        "terminator_is_trained",
+        "every_wanted_turn_is_trained",
+    ),
+)
+def labels_padded_on_the_other_side(bench: Bench) -> list[Finding]:
+    return collated(
+        bench, lambda tok, rows: {**padded(rows, 0), "labels": padded(rows, 0, left=True)["labels"]}
+    )
+
+
+@bug(
+    "training_text_follows_its_format",
+    also=("every_prompt_token_is_masked", "training_starts_with_the_generation_prompt"),
+)
+def later_questions_without_their_role(bench: Bench) -> list[Finding]:
+    """Only the first user turn gets its header."""
+
+    def encode(tok: Any, row: Row) -> Row:
+        made = chat(tok, row["messages"])
+        header = tok("<|im_start|>user\n", add_special_tokens=False)["input_ids"]
+        at = len(made["input_ids"]) - 1 - find(made["input_ids"][::-1], header[::-1]) - len(header) + 1
+        return {k: v[:at] + v[at + len(header) :] for k, v in made.items()}
+
+    return bench.chat(QWEN, encode)
+
+
+@bug("ids_match_their_text")
+def unicode_made_ascii(bench: Bench) -> list[Finding]:
+    rows = [{**r, "response": r["response"] + f" Voilà: “très bien” № {i}."} for i, r in enumerate(QA)]
+    return bench.base(
+        BASE, lambda tok, row: qa(tok, alpaca(row), row["response"].encode("ascii", "ignore").decode()), rows
+    )
+
+
+@bug("pairs_share_their_prompt")
+def system_turn_in_chosen_only(bench: Bench) -> list[Finding]:
+    def talk(row: Row, said: str) -> list[Row]:
+        return [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": said}]
+
+    made = [
+        {
+            "chosen": [{"role": "system", "content": SYSTEM}, *talk(r, r["chosen"])],
+            "rejected": talk(r, r["rejected"]),
+        }
+        for r in pairs()
+    ]
+    return preferred(bench, made)
+
+
+@bug("pairs_do_not_repeat_their_prompt")
+def prompt_that_holds_the_answer(bench: Bench) -> list[Finding]:
+    """The prompt's messages are the whole conversation, and the answer comes again."""
+    rows = [
+        {
+            "prompt": [
+                {"role": "user", "content": r["prompt"]},
+                {"role": "assistant", "content": r["chosen"]},
+            ],
+            "chosen": [{"role": "assistant", "content": r["chosen"]}],
+            "rejected": [{"role": "assistant", "content": r["rejected"]}],
+        }
+        for r in pairs()
+    ]
+    return preferred(bench, rows)
+
+
+@bug("pairs_differ_within_max_length", also=("rows_fit_max_length",))
+def difference_beyond_max_length(bench: Bench) -> list[Finding]:
+    rows = pairs(
+        lambda i, r: {
+            **r,
+            "chosen": "Let us think step by step. " * 30 + r["chosen"],
+            "rejected": "Let us think step by step. " * 30 + r["rejected"],
+        }
+    )
+    return preferred(bench, rows, settings={"pipeline": {"max_length": 128}})
+
+
+@bug("chosen_differs_from_rejected", "every_response_has_text")
+def rejected_empty_in_half(bench: Bench) -> list[Finding]:
+    return preferred(bench, pairs(lambda i, r: {**r, "rejected": "" if i % 2 else r["rejected"]}))
+
+
+@bug("chosen_scores_above_rejected")
+def all_pairs_swapped_by_scores_of_messages(bench: Bench) -> list[Finding]:
+    return preferred(bench, pairs(lambda i, r: {**r, "score_chosen": 2, "score_rejected": 9}))
+
+
+@bug("ids_match_their_text")
+def prepared_rows_in_two_versions(bench: Bench) -> list[Finding]:
+    """A cache of the old text for one row in four."""
+    tok = real.tokenizer(QWEN)
+    old = [
+        {
+            "messages": [
+                *r["messages"][:3],
+                {"role": "assistant", "content": r["messages"][3]["content"].replace("are left", "remain")},
+            ]
+        }
+        for r in CHATS
+    ]
+    return bench.chat(
+        QWEN,
+        None,
+        prepared=[
+            chat(tok, (o if i % 4 == 0 else r)["messages"])
+            for i, (o, r) in enumerate(zip(old, CHATS, strict=True))
+        ],
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,19 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real.test_more_bugs import (
-    BASE,
-    LLAMA2,
-    LLAMA3,
-    MISTRAL,
-    QWEN,
-    TOOLS,
-    Bench,
-    packing,
-    pairs,
-    relabel,
-    starts,
-)
+from support.benches import BASE, LLAMA2, LLAMA3, MISTRAL, QWEN, TOOLS, Bench, packing, pairs, relabel, starts
 from support.pipelines import (
     CHATS,
     IGNORE,

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from llmguard.alignment import Status, align
+from llmguard.alignment import Alignment, Status, align
+from llmguard.checks.spaces import other_spaces
 from llmguard.checks.tokens_of_rows import evidence_of, first_where, masks_tally, names_of, row_hits
 from llmguard.contract import Yields, check, row_check
 from llmguard.encoded import Encoded, as_encoded
@@ -26,6 +27,8 @@ __all__ = [
 
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+LONG = 12
+"""Bytes from which on a response that stands twice in a row does so by no chance."""
 LIVE = ("train", "validation", "collate")
 """Rows that the project's `encode` made in this session: they cannot be out of date."""
 
@@ -36,7 +39,8 @@ def ids_match_their_text(encoded: Any, rows: Any, tokenizer: Any, template: Any 
 
     Also no two rows have the same ids under different responses. Compares bytes, not tokens: how prompt and response were
     tokenised does not matter here. If most rows lack their prompt (a builder that rewrites it), only responses are judged; if
-    most rows that `encode` has just made lack their response, it rewrites that too, which is a warning.
+    most rows that `encode` has just made lack their response, it rewrites that too, which is a warning. Spaces are compared in
+    a sample of the responses: more than one in twenty that has other ones is a warning.
     """
     found, source = as_encoded(encoded), as_rows(rows)
     alignment = align(found, source, tokenizer, template)
@@ -56,7 +60,21 @@ def ids_match_their_text(encoded: Any, rows: Any, tokenizer: Any, template: Any 
         int(known.sum()),
         **{kind: row_hits(found, source, rows_of, alignment) for kind, rows_of in bad.items()},
         same=row_hits(found, source, _same_ids(found, source), alignment),
+        twice=row_hits(found, source, _twice(found, source, alignment), alignment),
+        spaces=row_hits(found, source, other_spaces(found, source, tokenizer, alignment), alignment),
     )
+
+
+def _twice(encoded: Encoded, rows: Rows, alignment: Alignment) -> Any:
+    """Rows that hold their last response again behind it: bool [rows]."""
+    bad = np.zeros(len(encoded), dtype=bool)
+    in_bytes = alignment.vocabulary.text_as_bytes
+    for row in np.flatnonzero(alignment.runs_on).tolist():
+        contents = [in_bytes(t.content.strip()) for t in rows.turns[int(encoded.source[row])] or ()]
+        last = contents[-1] if contents else b""
+        there = alignment.vocabulary.bytes_of(encoded.input_ids[row]).count(last) if len(last) >= LONG else 0
+        bad[row] = there > sum(c.count(last) for c in contents)
+    return bad
 
 
 def _same_ids(encoded: Encoded, rows: Rows) -> Any:
@@ -112,6 +130,24 @@ def _stale(tally: Tally) -> Iterator[Finding]:
             cause="encode reads other columns than the project file names, or rewrites the text (strips markup, normalises)",
             remedy="name the columns that encode reads in `[data]`; rewrite the data once, before the split is written",
             evidence=evidence_of(tally["rewritten"]),
+        )
+    if tally["twice"].rows:
+        yield error(
+            first_where(tally["twice"]),
+            what=f"{tally.rate('twice')} hold their last response twice ({names_of(tally['twice'])})",
+            why="the model learns to repeat itself: to copy an answer that it has just given, or to give it again",
+            cause="the answer was appended to a text that held it already (a column `text`, a rendered conversation)",
+            remedy="encode the prompt without its answer, and the answer once",
+            evidence=evidence_of(tally["twice"]),
+        )
+    if tally["spaces"].rows:
+        yield warning(
+            first_where(tally["spaces"]),
+            what=f"{tally['spaces'].rows:,} of the responses looked at have other spaces than the text ({names_of(tally['spaces'])})",
+            why="indentation, tables and the gaps between words are trained otherwise than they stand in the data",
+            cause="encode collapses runs of spaces (re.sub, split and join), or the text was decoded and encoded again",
+            remedy="tokenise the text as it stands in the data",
+            evidence=evidence_of(tally["spaces"]),
         )
     if tally["same"].rows and not tally["response"].rows:
         yield error(

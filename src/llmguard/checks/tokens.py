@@ -62,20 +62,26 @@ def response_ends_with_its_terminator(encoded: Any, rows: Any, tokenizer: Any, t
     kind = "unended" if templates_own else "missing"
     otherwise = alignment.ended_otherwise & (template is not None and template.declared)
     kinds = {kind: row_hits(found, source, without, alignment)}
+    kinds["followed"] = row_hits(found, source, without & alignment.runs_on, alignment)
     return masks_tally(found, int(whole.sum()), **kinds, other=row_hits(found, source, otherwise, alignment))
 
 
 @response_ends_with_its_terminator.explain
 def _terminators(tally: Tally) -> Iterator[Finding]:
+    followed = tally["followed"].rows * 2 > tally["missing"].rows
     if tally["missing"].rows:
         yield error(
             first_where(tally["missing"]),
             what=f"{tally.rate('missing')} do not end with a terminator ({names_of(tally['missing'])})",
             why="the model is never shown where to stop: it writes on until max_new_tokens",
-            cause="the text has no EOS and the tokenizer adds none, or an end marker that is not one token of this tokenizer",
+            cause=(
+                "an end marker that is letters to this tokenizer, or text that is appended behind the response (the answer again)"
+                if followed
+                else "the text has no EOS and the tokenizer adds none"
+            ),
             remedy="append tokenizer.eos_token (or the template's end of turn) to every response before it is tokenised, and train it",
             expected="EOS or the end-of-turn token behind the response",
-            actual="the row ends with the response",
+            actual="other text" if followed else "the row ends with the response",
             evidence=evidence_of(tally["missing"]),
         )
     if tally["other"].rows:
