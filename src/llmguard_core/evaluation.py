@@ -98,32 +98,14 @@ def evaluate(
     if few_shot:
         few_shot = replace(few_shot, never=(*few_shot.never, *(item.asked for item in told)))
         stop = [*stop, STOP]
+    drawn = {"max_new_tokens": max_new_tokens, "temperature": temperature, "stop": list(stop), "seed": seed}
     settings = {
-        "metrics": list(metrics), "max_new_tokens": max_new_tokens, "temperature": temperature, "stop": list(stop),
-        "seed": seed, "format": _shown(fmt), "few_shot": _hashed(repr(few_shot)) if few_shot else None,
+        **drawn, "metrics": list(metrics), "format": _shown(fmt), "few_shot": _hashed(repr(few_shot)) if few_shot else None,
         "prompts": _shown(prompts), "items": len(told), "digest": _hashed(repr(told)),
     }  # fmt: skip
     for metric in metrics or [""]:
         judge("", "", metric)  # an unknown one is told before a model is loaded
-
-    def answer(loaded: Any, some: Sequence[Item]) -> list[dict[str, Any]]:
-        encoder = (
-            None
-            if few_shot or prompts
-            else Encoder(loaded.tokenizer, format_for(loaded.tokenizer, fmt, loaded.kind))
-        )
-        rows = [item.row for item in some]
-        built: Sequence[Any] = encoder.prompts(rows) if encoder else []
-        if prompts:
-            built = prompts(loaded, rows)
-        elif few_shot:
-            built = [few_shot.prompt(item.asked) for item in some]
-        outputs = generate(
-            loaded, built, max_new_tokens=max_new_tokens, temperature=temperature, stop=stop,
-            batch_size=batch_size, seed=seed, fmt=encoder.fmt if encoder else None,
-        )  # fmt: skip
-        return [_record(item, output, metrics, group) for item, output in zip(some, outputs, strict=True)]
-
+    answer = _Asking(fmt, few_shot, prompts, metrics, group, {**drawn, "batch_size": batch_size})
     named = [model for model in models.values() if not callable(model)]
     environment = len({str(model.path) for model in named}) < 2
     for model in named:  # the last one, too, before the first has worked for hours
@@ -165,6 +147,30 @@ def items_of(rows: Sequence[Mapping[str, Any]], *, id: str = "id", group: str | 
             else "Name a file with items.",
         )
     return found
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """How items become prompts, outputs and records: by the format, unless there are few-shot examples or the caller's own prompts."""
+
+    fmt: Any
+    few_shot: FewShot | None
+    prompts: Prompts | None
+    metrics: Sequence[str]
+    group: str | None
+    how: Mapping[str, Any]
+
+    def __call__(self, loaded: Any, some: Sequence[Item]) -> list[dict[str, Any]]:
+        rows, fmt = [item.row for item in some], None
+        if self.prompts:
+            built = self.prompts(loaded, rows)
+        elif self.few_shot:
+            built = [self.few_shot.prompt(item.asked) for item in some]
+        else:
+            fmt = format_for(loaded.tokenizer, self.fmt, loaded.kind)
+            built = Encoder(loaded.tokenizer, fmt).prompts(rows)
+        outputs = generate(loaded, built, fmt=fmt, **self.how)
+        return [_record(i, output, self.metrics, self.group) for i, output in zip(some, outputs, strict=True)]
 
 
 @dataclass(frozen=True)
