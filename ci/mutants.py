@@ -336,16 +336,16 @@ def told(job: Job) -> str:
 
 
 def by_family(outcomes: list[tuple[Job, str]]) -> str:
-    """A sentence: what of which family was run, and which families were not."""
-    counts = {f: (len({j.check for j, _ in outcomes if j.family == f}), f) for f in FAMILIES}
-    run = [
-        f"{f} {checks} ({sum(j.family == f for j, _ in outcomes)})"
-        for f, (checks, _) in counts.items()
+    """A sentence: what of which family was run, and which checks were not."""
+    run: dict[str, set[str]] = {f: {j.check for j, _ in outcomes if j.family == f} for f in FAMILIES}
+    counted = (
+        f"{f} {len(checks)} ({sum(j.family == f for j, _ in outcomes)})"
+        for f, checks in run.items()
         if checks
-    ]
-    left = [f for f, (checks, _) in counts.items() if not checks]
-    rest = f" Not in this run: {', '.join(left)}." if left else ""
-    return f"Checks (mutants) run by family: {', '.join(run)}.{rest}\n"
+    )
+    left = [f"`{e.name}`" for e in CHECKS if e.family in FAMILIES and e.name not in run[e.family]]
+    rest = f"\n\nNot in this run, so that nothing is said of them: {', '.join(left)}." if left else ""
+    return f"Checks (mutants) run by family: {', '.join(counted)}.{rest}\n"
 
 
 def document(outcomes: list[tuple[Job, str]]) -> str:
@@ -359,7 +359,7 @@ def document(outcomes: list[tuple[Job, str]]) -> str:
         "`not`, `and` for `or`, `&` for `|`, a threshold, a severity, a `yield` that is gone, a return before anything was looked",
         "at. It is killed where a test of tests/unit or tests/checks goes red, while the same tests are green without it.",
         "`of` counts the mutants that could be made; `mutants` of them were run, of as many kinds as there are. Every figure is of",
-        "the present text of the check's module; a mutant that was killed is not run again when only tests change.\n",
+        "the text that the check's module had then; a mutant that was killed is not run again when only tests change.\n",
         f"Run of {date.today().isoformat()}: {len({j.check for j, _ in outcomes})} checks, {len(outcomes)} mutants, "
         f"{count[KILLED]} killed, {count[EXCUSED]} equivalent, {count[SURVIVED] + count[RED]} survivors.\n",
         by_family(outcomes),
