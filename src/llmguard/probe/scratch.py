@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["NETWORK", "make", "mount_of", "mountinfo", "mounts_in", "remove"]
+__all__ = ["NETWORK", "is_remote", "make", "mount_of", "mountinfo", "mounts_in", "remove"]
 
 _NETWORKS = (
     "nfs nfs4 cifs smb3 smbfs ceph lustre gpfs beegfs 9p afs glusterfs orangefs pvfs2 virtiofs autofs panfs"
