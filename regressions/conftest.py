@@ -25,9 +25,14 @@ def lab_path() -> Any:
 
 @pytest.fixture(scope="session")
 def tokenizer(lab_path: Any) -> Any:
-    """The lab's tokenizer, which ships a ChatML template as some base models do."""
+    """The lab's tokenizer, which ships a ChatML template as some base models do.
+
+    With one thread for what follows: with more, tensors this small spend their time waiting for each other.
+    """
+    import torch
     from transformers import AutoTokenizer
 
+    torch.set_num_threads(1)
     return AutoTokenizer.from_pretrained(lab_path.base_with_template)
 
 
