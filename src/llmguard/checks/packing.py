@@ -138,16 +138,29 @@ def _misplaced(encoded: Encoded, by: int) -> Any:
     if starts is None:
         return found
     filled = ids.lengths > 1
+    begins, last = ids.offsets[:-1][filled], ids.values[ids.offsets[1:][filled] - 1]
     inner = starts[(ids.position[starts] > 1) & (starts + 1 < len(ids.values))]
-    first, last = (np.unique(ids.values[e[filled]]) for e in (ids.offsets[:-1], ids.offsets[1:] - 1))
-    if len(first) == 1 and first[0] not in last and len(inner) >= FEW:  # else it may end documents as well
-        beside = (ids.values[inner + by] == first[0]).all()
-        found[inner] = beside and not (ids.values[inner] == first[0]).any()
+    if (
+        len(inner) < FEW or np.isin(ids.values[begins], last).any()
+    ):  # what ends documents as well tells no start
+        return found
+    for length in (1, HEADER):  # of a repeated token (`#`), one beside another says nothing
+        first = _tokens_at(ids.values, begins, length)
+        here, beside = (_tokens_at(ids.values, at, length) for at in (inner, inner + by))
+        if (first == first[0]).all() and (beside == first[0]).all() and not (here == first[0]).all(1).any():
+            found[inner] = True
     return found
+
+
+def _tokens_at(values: Any, places: Any, length: int) -> Any:
+    """The tokens from some places on: int [places, length]."""
+    return values[np.minimum(places[:, None] + np.arange(length), len(values) - 1)]
 
 
 FEW = 3
 """From so many boundaries on, all of them beside the start of a document are no accident."""
+HEADER = 4
+"""Tokens that documents may start with alike."""
 
 
 @position_ids_restart_with_each_document.explain
