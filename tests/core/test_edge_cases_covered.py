@@ -367,3 +367,40 @@ def test_adapter_targets_that_the_model_has_not_are_refused() -> None:
     ) as refused:
         lora_config(LoraSettings(targets=["q_proj", "W_pack"]), net)
     assert refused.value.where == "lora.targets"
+
+
+@pytest.mark.parametrize("code", [143, 0])
+def test_a_run_that_saved_and_left_has_the_code_of_its_signal(
+    told: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    code: int,
+) -> None:
+    """SIGTERM 143, SIGUSR1 0, as `SaveOnSignal` leaves; nothing is printed for a run that has no result."""
+    from llmguard_core.__main__ import main
+
+    def leave(config: Any) -> None:
+        raise SystemExit(code)
+
+    told("sft", data={"train": "gone.jsonl"})  # makes a config that only needs its data
+    config = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**config, "data": {"train": "train.jsonl"}}))
+    monkeypatch.setattr("llmguard_core.training.sft", leave, raising=False)
+    assert main(["sft", "--config", str(tmp_path / "run.json"), "--json"]) == code
+    assert capfd.readouterr().out == ""
+
+
+def test_few_shot_examples_without_their_columns_are_refused(tmp_path: Path) -> None:
+    """By the number of the row and the keys it has; rows with other usual names are taken."""
+    from llmguard_core.commands import _few_shot
+
+    (tmp_path / "bad.jsonl").write_text('{"q": "a"}\n' * 4)
+    (tmp_path / "good.jsonl").write_text(
+        '{"instruction": "Half of 90 is", "output": "45", "kind": "sum"}\n' * 4
+    )
+    with pytest.raises(DataRefused, match="item 0: it has no prompt with a reference; its keys are q"):
+        _few_shot(make_config({"prompt": {"few_shot": 2, "examples": "bad.jsonl"}}, folder=tmp_path))
+    found = _few_shot(make_config({"prompt": {"few_shot": 2, "examples": "good.jsonl"}}, folder=tmp_path))
+    assert found.pool[0] == ("sum", "Half of 90 is", "45")
+    assert _few_shot(make_config({})) is None
