@@ -72,8 +72,7 @@ class Watchdog(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
             self._longest = max(self._longest, now - self._began)
         self._began, self._steps = now, self._steps + 1
         self._say(
-            "saving" if control.should_save else "evaluating" if control.should_evaluate else STEP,
-            state,
+            "saving" if control.should_save else "evaluating" if control.should_evaluate else STEP, state
         )
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
