@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -420,28 +419,6 @@ def test_torn_tokens_are_seen_by_the_checks(monkeypatch: pytest.MonkeyPatch) -> 
         Encoder(byte_level(), format_for(byte_level())).rows(rows)
     monkeypatch.undo()
     assert len(Encoder(byte_level(), format_for(byte_level())).rows(rows)) == 8
-
-
-def test_encoding_costs_little_more_than_tokenising() -> None:
-    """Processor time against plain `encode_batch` of the same texts; twice is allowed here, a quiet machine shows about 1.2."""
-    tok, rows = (
-        real.tokenizer("llama-2-7b-chat"),
-        as_rows([{**row, "prompt": row["question"]} for row in real.gsm8k(600)]),
-    )
-    encoder = Encoder(tok, format_for(tok, "alpaca"), verify=0)
-    texts = [encoder.row(row).text for row in rows.records]
-
-    def seconds(work: Any) -> float:
-        started = time.process_time()
-        work()
-        return time.process_time() - started
-
-    plain = min(
-        seconds(lambda: [(e.ids, e.offsets) for e in tok.backend_tokenizer.encode_batch(texts)])
-        for _ in range(3)
-    )
-    ours = min(seconds(lambda: encoder.rows(rows)) for _ in range(3))
-    assert ours < 2 * plain + 0.05
 
 
 def test_formats_that_the_tokenizer_cannot_write_are_refused() -> None:
