@@ -21,8 +21,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from support import real, tiny  # noqa: E402  # what the tests share
 
-from llmguard.rows import as_rows  # noqa: E402
-from llmguard_core import Encoder, format_for  # noqa: E402
+from llmguard.rows import as_rows  # noqa: E402  # beside what the tests share
+from llmguard_core import Encoder, format_for  # noqa: E402  # beside what the tests share
 
 
 def main() -> int:
