@@ -23,6 +23,8 @@ from llmguard import (
 )
 from llmguard.errors import CheckFailed
 
+pytestmark = pytest.mark.needs_torch  # the core's comparison comes with the core
+
 Items = list[dict[str, Any]]
 ITEMS, SKILL = 60, 0.6
 

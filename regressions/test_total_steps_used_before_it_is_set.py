@@ -18,6 +18,9 @@ import pytest
 
 from llmguard import names_are_defined_before_use, require
 from llmguard.errors import CheckFailed
+from llmguard.sources.undefined import find_ruff
+
+pytestmark = pytest.mark.skipif(find_ruff() is None, reason="ruff is not installed")
 
 ROWS, BATCH = 7_888, 16
 HEAD = "def plan(rows, batch, done):\n    done.append('rows are encoded')\n"

@@ -17,9 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llmguard import output_dir_takes_a_checkpoint, probe
 from llmguard.probe import Limits
 from llmguard.probe.environment import Environment, Folder
+
+pytestmark = pytest.mark.needs_torch  # the core's checkpoints come with the core
 
 MiB = 2**20
 CHECKPOINT = 4 * MiB
