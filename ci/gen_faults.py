@@ -9,7 +9,6 @@ negative control where it asserts that there is none. Faults of tests/support/fa
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sys
@@ -18,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "ci")]
+
+from pages import write_or_check  # noqa: E402  # beside this script, however it is loaded
 
 from llmguard.catalogue import CHECKS  # noqa: E402  # the checkout's own package, installed or not
 
@@ -55,19 +56,8 @@ class Test:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file, or compare it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    text = document()
-    if not parser.parse_args(arguments).check:
-        TARGET.write_text(text, "utf-8")
-        return 0
-    current = TARGET.is_file() and TARGET.read_text("utf-8") == text
-    if not current:
-        print(f"{TARGET.relative_to(ROOT)} is out of date: run python ci/gen_faults.py")
-    return 0 if current else 1
+    """Write what is generated here, or compare it."""
+    return write_or_check(__file__, __doc__, {TARGET: document}, arguments)
 
 
 def document() -> str:

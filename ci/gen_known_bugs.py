@@ -6,14 +6,15 @@ python ci/gen_known_bugs.py --check    says whether they are up to date (exit co
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "ci")]
+
+from pages import write_or_check  # noqa: E402  # beside this script, however it is loaded
 
 from llmguard.ledger import FIELDS, Story, read_stories  # noqa: E402  # the checkout's own package, installed or not
 
@@ -29,22 +30,11 @@ permanent test: a witness that it is one, a check that rejects it, and the same 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files, or compare them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    asked = parser.parse_args(arguments)
+    """Write what is generated here, or compare it."""
     stories = read_stories(ROOT / "regressions")
-    stale = []
-    for file, text in ((DOCS, document(stories)), (DATA, data(stories))):
-        if not asked.check:
-            file.write_text(text, "utf-8")
-        elif not file.is_file() or file.read_text("utf-8") != text:
-            stale.append(str(file.relative_to(ROOT)))
-    for name in stale:
-        print(f"{name} is out of date: run python ci/gen_known_bugs.py")
-    return 1 if stale else 0
+    return write_or_check(
+        __file__, __doc__, {DOCS: lambda: document(stories), DATA: lambda: data(stories)}, arguments
+    )
 
 
 def data(stories: Sequence[Story]) -> str:

@@ -6,15 +6,15 @@ python ci/gen_run_config.py --check    says whether it is up to date (exit code 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "ci")]
 
+from pages import write_or_check  # noqa: E402  # beside this script, however it is loaded
 from pydantic.fields import FieldInfo  # noqa: E402  # after the checkout's own folder is first on the path
 
 from llmguard.configs.rules import RULES  # noqa: E402  # as above
@@ -44,16 +44,8 @@ SIGNS = (("ge", "from {}"), ("gt", "more than {}"), ("le", "up to {}"), ("lt", "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page, or compare it with what would be written."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true")
-    told = f"{HEAD}\n{''.join(sections())}"
-    if parser.parse_args(arguments).check:
-        return int(not TARGET.is_file() or TARGET.read_text("utf-8") != told)
-    TARGET.write_text(told, "utf-8")
-    return 0
+    """Write what is generated here, or compare it."""
+    return write_or_check(__file__, __doc__, {TARGET: lambda: f"{HEAD}\n{''.join(sections())}"}, arguments)
 
 
 def sections() -> Iterator[str]:

@@ -89,7 +89,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("text", "seen"), [
-    ("see /work/" + "main", True),
+    ("see /" + "work/tree", True),
     ("/home/" + "someone/x", True),
     ("cache_dir: /home/user/.cache", False),
     ("frame" + "work/x", False),

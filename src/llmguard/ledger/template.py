@@ -27,41 +27,8 @@ HEADINGS = {
     "Lesson": r"lesson|fix|solution|remedy|workaround",
 }
 """Heading of an issue -> the field of the story that its text goes to."""
-BODY = '''
-from __future__ import annotations
-
-from typing import Any
-
-import pytest
-
-from llmguard import require
-from llmguard.errors import CheckFailed
-
-
-def broken(row: dict[str, str]) -> Any:
-    """The smallest honest version of what went wrong."""
-    pytest.fail("write broken(): the code as it was, cut down to what matters")
-
-
-def fixed(row: dict[str, str]) -> Any:
-    """The same job done right."""
-    pytest.fail("write fixed(): the code as it should be")
-
-
-def test_witness() -> None:
-    """Without our checks: the broken variant really is broken (a wrong gradient, other logits, a process that hangs)."""
-    pytest.fail("write the witness: call broken() and show, without any check, that what it does is wrong")
-
-
-def test_check_rejects() -> None:
-    """The check finds the broken variant."""
-    pytest.fail("write: with pytest.raises(CheckFailed): require(the_check(broken(...)))")
-
-
-def test_check_accepts() -> None:
-    """The check lets the fixed variant pass."""
-    pytest.fail("write: require(the_check(fixed(...)))")
-'''
+BODY = Path(__file__).with_name("regression.txt")
+"""What stands below the story of a new regression: it is the user's code, not ours, and so it lies here as text."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +63,7 @@ def template(issue: Issue) -> str:
     for name in FIELDS:
         value = _safe(issue.fields.get(name, "")) or f"{UNFILLED} ({HINTS[name]})"
         lines.append(f"{name}: {value}")
-    return "\n".join([*lines, '"""', BODY])
+    return "\n".join([*lines, '"""', BODY.read_text("utf-8")])
 
 
 def issue_of(text: str, source: str = "") -> Issue:

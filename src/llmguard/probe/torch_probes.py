@@ -44,32 +44,36 @@ report({
 """
 
 _CUDA = """
-import torch
-found = {"available": False, "count": 0, "names": [], "why": ""}
-try:
-    found["available"] = torch.cuda.is_available()
-    torch.cuda.init()
-    found["count"] = torch.cuda.device_count()
-    found["names"] = [torch.cuda.get_device_name(number) for number in range(found["count"])]
-except BaseException as why:
-    found["why"] = f"{type(why).__name__}: {why}"
-report(found)
+def started():
+    import torch
+    found = {"available": False, "count": 0, "names": [], "why": ""}
+    try:
+        found["available"] = torch.cuda.is_available()
+        torch.cuda.init()
+        found["count"] = torch.cuda.device_count()
+        found["names"] = [torch.cuda.get_device_name(number) for number in range(found["count"])]
+    except BaseException as why:
+        found["why"] = f"{type(why).__name__}: {why}"
+    return found
+report(started())
 """
 
 _COMPUTE = """
-import torch
-found = {"names": [], "products": [], "why": ""}
-try:
-    for number in range(torch.cuda.device_count()):
-        found["names"].append(torch.cuda.get_device_name(number))
-        report(found)
-        one = torch.ones(64, 64, device=f"cuda:{number}")
-        product = one @ one
-        torch.cuda.synchronize(number)
-        found["products"].append(float(product[0, 0].item()))
-except BaseException as why:
-    found["why"] = f"{type(why).__name__}: {why}"
-report(found)
+def computed():
+    import torch
+    found = {"names": [], "products": [], "why": ""}
+    try:
+        for number in range(torch.cuda.device_count()):
+            found["names"].append(torch.cuda.get_device_name(number))
+            report(found)
+            one = torch.ones(64, 64, device=f"cuda:{number}")
+            product = one @ one
+            torch.cuda.synchronize(number)
+            found["products"].append(float(product[0, 0].item()))
+    except BaseException as why:
+        found["why"] = f"{type(why).__name__}: {why}"
+    return found
+report(computed())
 """
 
 Environ = Mapping[str, "str | None"]
