@@ -19,7 +19,8 @@ def write_or_check(
     checks = parser.parse_args(arguments).check
     stale = [page for page, text in pages.items() if _is_stale(page, text(), writes=not checks)]
     for page in stale:
-        print(f"{page.relative_to(ROOT)} is out of date: run python ci/{Path(script).name}")
+        name = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
+        print(f"{name} is out of date: run python ci/{Path(script).name}")
     return 1 if stale else 0
 
 
