@@ -34,6 +34,7 @@ from support.pipelines import (
     IGNORE,
     QA,
     SYSTEM,
+    THOUGHTS,
     alpaca,
     chat,
     generation,
@@ -267,25 +268,13 @@ def labels_of_another_row(bench: Bench) -> list[Finding]:
 @bug("every_response_token_is_trained")
 def thinking_masked_by_a_search_for_its_end(bench: Bench) -> list[Finding]:
     """The mask runs to </think>, so that thinking is never learnt."""
-    rows = [
-        {
-            "messages": [
-                r["messages"][0],
-                {
-                    "role": "assistant",
-                    "content": f"<think>\nFirst I add {i} and then some.\n</think>\n\n{r['messages'][1]['content']}",
-                },
-            ]
-        }
-        for i, r in enumerate(CHATS)
-    ]
 
     def encode(tok: Any, row: Row) -> Row:
         made = chat(tok, row["messages"])
         end = made["input_ids"].index(tok.convert_tokens_to_ids("</think>"))
         return relabel(made, lambda ids, labels: [IGNORE] * (end + 1) + labels[end + 1 :])
 
-    return bench.chat("qwen3", encode, rows)
+    return bench.chat("qwen3", encode, THOUGHTS)
 
 
 @bug("every_response_token_is_trained")
@@ -622,22 +611,10 @@ def history_lost_in_prompts(bench: Bench) -> list[Finding]:
 @bug("training_starts_with_the_generation_prompt")
 def thinking_switched_off_for_prompts_only(bench: Bench) -> list[Finding]:
     """Training opens with thinking, generation with the empty thinking block."""
-    rows = [
-        {
-            "messages": [
-                r["messages"][0],
-                {
-                    "role": "assistant",
-                    "content": f"<think>\nFirst I add {i} and then some.\n</think>\n\n{r['messages'][1]['content']}",
-                },
-            ]
-        }
-        for i, r in enumerate(CHATS)
-    ]
     return bench.chat(
         "qwen3",
         lambda tok, row: chat(tok, row["messages"]),
-        rows,
+        THOUGHTS,
         build=lambda tok, row: generation(tok, row["messages"], enable_thinking=False),
     )
 

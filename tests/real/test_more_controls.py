@@ -21,6 +21,7 @@ from support.pipelines import (
     messages,
     padded,
     qa,
+    said_of,
 )
 from support.projects import alarms
 
@@ -296,16 +297,7 @@ def many_languages(bench: Bench) -> list[Finding]:
         "สวัสดีชาวโลก",
         "हिन्दी में उत्तर दीजिए।",
     ]
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"{t} ({i})"},
-                {"role": "assistant", "content": f"{i}: {t}\n\n- {t}"},
-            ]
-        }
-        for i, t in enumerate(texts)
-    ]
-    return bench.chat(LLAMA3, plain, rows, build=prompted)
+    return bench.chat(LLAMA3, plain, said_of(texts), build=prompted)
 
 
 @sound
@@ -320,16 +312,7 @@ def many_languages_for_sentencepiece(bench: Bench) -> list[Finding]:
         "สวัสดี",
         "हिन्दी",
     ]
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": f"{t} ({i})"},
-                {"role": "assistant", "content": f"{i}: {t}\n\n- {t}"},
-            ]
-        }
-        for i, t in enumerate(texts)
-    ]
-    return bench.chat(MISTRAL, plain, rows, build=prompted)
+    return bench.chat(MISTRAL, plain, said_of(texts), build=prompted)
 
 
 @sound

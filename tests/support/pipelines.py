@@ -12,6 +12,7 @@ __all__ = [
     "IGNORE",
     "QA",
     "SYSTEM",
+    "THOUGHTS",
     "alpaca",
     "chat",
     "generation",
@@ -57,6 +58,23 @@ def _talk(row: Row, number: int, fruit: str) -> Row:
 
 CHATS: list[Row] = [_talk(row, i, fruit) for i, (row, fruit) in enumerate(zip(QA, FRUITS, strict=True))]
 """Conversations of two answers."""
+
+
+def _thought(row: Row, i: int) -> Row:
+    asked, said = row["messages"][:2]
+    thinking = f"<think>\nFirst I add {i} and then some.\n</think>\n\n"
+    return {"messages": [asked, {"role": "assistant", "content": thinking + said["content"]}]}
+
+
+THOUGHTS: list[Row] = [_thought(row, i) for i, row in enumerate(CHATS)]
+"""A question and an answer each, with the thinking before it."""
+
+
+def said_of(texts: Sequence[str]) -> list[Row]:
+    """A question and an answer for each text, both made of it."""
+    asked = ({"role": "user", "content": f"{t} ({i})"} for i, t in enumerate(texts))
+    said = ({"role": "assistant", "content": f"{i}: {t}\n\n- {t}"} for i, t in enumerate(texts))
+    return [{"messages": [question, answer]} for question, answer in zip(asked, said, strict=True)]
 
 
 def messages(system: Callable[[int], bool] | bool = False, rows: Sequence[Row] = CHATS) -> list[Row]:
