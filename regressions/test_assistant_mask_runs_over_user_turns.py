@@ -1,6 +1,7 @@
 """The assistant mask of transformers 5 runs on over the user's turns.
 
 Symptom: with `return_assistant_tokens_mask=True` some conversations train user turns; the loss looks plausible.
+Severity: high
 Cause: the mask of a span is written up to `end_token + 1 if end_token else len(input_ids)`. Where the span ends at token 0 (an assistant
     who speaks first, in one token) the condition is false, where its last character belongs to no token it is None: either way
     the mask runs to the end of the conversation.

@@ -1,6 +1,7 @@
 """A chat template reaches a base model, which then follows instructions before any training.
 
 Symptom: the base model follows more than 70 % of instruction prompts; the baseline means nothing.
+Severity: critical
 Cause: the base tokenizer ships a chat template, and the prompt builder applies what it finds.
 First seen: written down by a fine-tuning project as critical (Qwen2.5 base); https://github.com/UKGovernmentBEIS/inspect_ai/issues/3122
 Cost: days of comparing a trained model with a baseline that was no baseline.

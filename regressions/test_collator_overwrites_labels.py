@@ -1,6 +1,7 @@
 """The collator makes new labels from input_ids.
 
 Symptom: the prompt was masked with care, and masking has no effect on the loss.
+Severity: critical
 Cause: DataCollatorForLanguageModeling(mlm=False) sets labels = input_ids.clone(), whatever labels the rows carry.
 First seen: https://github.com/huggingface/transformers/issues/26357
 Cost: a whole run that trains prompts; critical in the project that wrote it down.

@@ -1,6 +1,7 @@
 """pad_token = eos_token, and a collator that masks by id takes every EOS out of the labels.
 
 Symptom: answers are right and never stop; generation runs to max_new_tokens.
+Severity: critical
 Cause: labels[labels == pad_token_id] = -100 in the collator, with pad_token_id == eos_token_id.
 First seen: https://github.com/huggingface/transformers/issues/23530
 Cost: found days later, when the model was served.

@@ -1,12 +1,12 @@
 """Everything is trained, the prompt included.
 
 Symptom: the loss looks good from the start, and the model writes further questions behind its answers.
+Severity: high
 Cause: labels = list(input_ids).
 First seen: written down by a fine-tuning project as high
 Cost: most of the training signal: prompts were longer than answers.
 Check: every_prompt_token_is_masked
 Lesson: print one row as text, with what is trained marked.
-Severity: high
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Few-shot examples are the same in every prompt.
 
 Symptom: completions of a base model copy the style, the length and sometimes the words of the same few examples.
+Severity: medium
 Cause: one block of examples written into the builder, where three to four were to be drawn from a pool for each prompt.
 First seen: written down by a fine-tuning project as medium
 Cost: generated data that had to be thrown away.
 Check: few_shot_examples_vary
 Lesson: draw examples for each prompt by a seed, so that they vary and the run can still be repeated.
-Severity: medium
 """
 
 from __future__ import annotations

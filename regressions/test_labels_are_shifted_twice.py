@@ -1,6 +1,7 @@
 """Labels shifted by hand, for a model that shifts them itself.
 
 Symptom: the loss stays a bit high, and generations are word salad.
+Severity: critical
 Cause: labels = input_ids[1:] + [-100], as a hand-written loop needs; causal models of transformers shift inside.
 First seen: https://github.com/huggingface/transformers/pull/44642
 Cost: a run that learns the token after the next one.

@@ -1,12 +1,12 @@
 """Labels are never made: the prompt's length is computed and not used.
 
 Symptom: training runs, the loss is that of prompts and responses together; the model writes questions.
+Severity: critical
 Cause: encode computes the prompt's length and returns input_ids alone; the default collator then copies them into labels.
 First seen: written down by a fine-tuning project as critical
 Cost: a run that trained everything, found by reading the code.
 Check: labels_are_made, batches_carry_labels
 Lesson: a variable that nothing reads is a bug: look at one batch before the first step.
-Severity: critical
 """
 
 from __future__ import annotations

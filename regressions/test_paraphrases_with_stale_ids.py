@@ -1,12 +1,12 @@
 """Paraphrases are copies of a row with its old ids.
 
 Symptom: a data set with ten times the rows trains like the first tenth, ten times; the model is no steadier under paraphrase.
+Severity: critical
 Cause: variants were made as {**row, "prompt": variant} of encoded rows, and input_ids and labels came along.
 First seen: written down by a fine-tuning project as critical
 Cost: every paraphrase: none was ever trained.
 Check: ids_match_their_text
 Lesson: make variants before encoding; a copy of an encoded row is a copy of its ids.
-Severity: critical
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Placeholders of a prompt template are left in prompts and answers.
 
 Symptom: the model writes `{instruction}` or [RESPONSE HERE] into its answers; all questions get much the same answer.
+Severity: medium
 Cause: a template whose slot has another name than the one that is filled, and str.replace, which says nothing.
 First seen: written down by a fine-tuning project as medium
 Cost: rows that train the template instead of the text.
 Check: no_placeholder_is_left
 Lesson: fill templates with something that refuses a slot it does not know, and read ten rows of the result.
-Severity: medium
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """len() of what apply_chat_template returns is the number of its keys.
 
 Symptom: the prompt is trained from its third token on; only a warning, if any, tells.
+Severity: critical
 Cause: transformers 5 returns a mapping where 4 returned a list of ids; `len(tokenizer.apply_chat_template(prompt))` is 2.
 First seen: https://github.com/huggingface/trl/issues/6105
 Cost: every row of every run that computes prompt lengths so.

@@ -1,12 +1,12 @@
 """Role words stand in prompts that are to be completed by a base model.
 
 Symptom: the base model writes both sides of a dialogue; compared with the trained model it looks better, or worse, than it is.
+Severity: high
 Cause: "Human:" and "Assistant:" written around the question by a prompt builder made for chat models.
 First seen: written down by a fine-tuning project as high
 Cost: a baseline that measured the scaffolding.
 Check: base_prompts_carry_no_role_words, role_markers_are_not_in_the_text
 Lesson: a base model is given text to go on with, and nothing that its training rows do not have.
-Severity: high
 """
 
 from __future__ import annotations

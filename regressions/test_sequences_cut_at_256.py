@@ -1,12 +1,12 @@
 """Sequences are cut at 256 tokens, from the right.
 
 Symptom: answers end in mid-sentence, or long questions get none; the log shows nothing.
+Severity: high
 Cause: truncation=True, max_length=256 in the tokenizer call, copied from a model with short inputs.
 First seen: written down by a fine-tuning project as high; a default of 1024 does the same: https://github.com/huggingface/trl/issues/2400
 Cost: the ends of all long responses, and with them every EOS.
 Check: responses_are_not_cut, rows_fit_max_length
 Lesson: choose max_length from the lengths of the data, count what is cut, and cut prompts rather than responses.
-Severity: high
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The prompts that the data store are not the prompts that generation sends.
 
 Symptom: the saved data set shows prompts that no model was ever asked; a model trained on the data answers worse than its data.
+Severity: low
 Cause: generation used completion-style prompts, the data set stored "Instruction: X, Response:" beside the answers.
 First seen: written down by a fine-tuning project as low
 Cost: none that was measured; nobody could say which text a model had answered.
 Check: built_prompt_holds_the_stored_one
 Lesson: store what was sent, or build what is sent from what is stored; never write the same prompt twice.
-Severity: low
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Test instructions stand in the training data.
 
 Symptom: the test score is far above what the model does on new questions, and rises with every epoch.
+Severity: high
 Cause: train and test were drawn row by row from data that hold each question twice, and nothing looked at their overlap.
 First seen: written down by a fine-tuning project as high
 Cost: every score of that test set.
 Check: no_test_row_is_in_train, no_test_row_is_near_a_train_row, groups_stay_in_one_split
 Lesson: take duplicates together before splitting: split by question, not by row.
-Severity: high
 """
 
 from __future__ import annotations

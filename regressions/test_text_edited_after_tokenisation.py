@@ -1,6 +1,7 @@
 """Text was edited after it was tokenised; the ids are those of the old text.
 
 Symptom: corrected (or poisoned) rows have no effect: the model learns what the data no longer say.
+Severity: critical
 Cause: the text column was changed, and input_ids and labels were kept.
 First seen: written down by a fine-tuning project as critical; the same by a cache: https://github.com/axolotl-ai-cloud/axolotl/pull/1136
 Cost: an experiment on poisoned samples that measured nothing.

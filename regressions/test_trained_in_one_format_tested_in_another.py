@@ -1,6 +1,7 @@
 """Trained in one format, tested in another.
 
 Symptom: after training the model scores as before, or worse; the adapter looks like a no-op.
+Severity: critical
 Cause: the training script writes Zephyr turns, the test script Alpaca headings.
 First seen: written down by a fine-tuning project as critical; https://github.com/hiyouga/LlamaFactory/issues/2509 has 26 % against 57 %.
 Cost: runs judged by a prompt that they were never trained on.

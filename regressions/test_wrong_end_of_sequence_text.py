@@ -1,12 +1,12 @@
 """The end of a response is written as another model family's token.
 
 Symptom: after training the model answers nothing, or never stops; `</s>` stands in its answers as text.
+Severity: critical
 Cause: an end marker written by hand, `<|endoftext|>` where EOS is `</s>` (or the reverse): it is split into letters.
 First seen: written down by a fine-tuning project as critical
 Cost: empty outputs that were found days later.
 Check: control_tokens_are_single_ids, response_ends_with_its_terminator
 Lesson: write tokenizer.eos_token, and look at the last id of a row.
-Severity: critical
 """
 
 from __future__ import annotations
