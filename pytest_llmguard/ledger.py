@@ -165,7 +165,8 @@ class Ledger:
 
     def _row(self, story: Story, roles: dict[str, list[tuple[str, str]]]) -> list[str]:
         proofs = [_outcome(roles.get(role, ())) for role in ROLES]
-        return [visible(story.slug), story.severity or NOT_RUN, *proofs, ", ".join(story.checks) or NOT_RUN]
+        found_by = ", ".join((*story.checks, *story.guards)) or NOT_RUN
+        return [visible(story.slug), story.severity or NOT_RUN, *proofs, found_by]
 
 
 HEAD = ["bug", "severity", *ROLES, "checks"]

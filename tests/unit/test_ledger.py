@@ -90,6 +90,17 @@ def test_a_whole_story_is_read(tmp_path: Path) -> None:
             "terminator_is_green",
             "names the check terminator_is_green, which does not exist",
         ),
+        (
+            "(and others)",
+            ", llmguard_core.Guard",
+            "names the guard llmguard_core.Guard, which does not exist",
+        ),
+        (
+            "(and others)",
+            ", llmguard_core.queue.daemon.run",
+            "names the guard llmguard_core.queue.daemon.run,",
+        ),
+        ("(and others)", ", no_such_package.guard", "names the guard no_such_package.guard, which"),
         ("critical", "catastrophic", "is none of critical, high, medium, low"),
         ("EOS is never learnt.", "… (what went wrong)", "does not begin with a sentence"),
         ('"""\n\nfrom', '"\n\nfrom', "it cannot be read"),
@@ -103,6 +114,24 @@ def test_what_is_lacking_is_an_instruction(tmp_path: Path, old: str, new: str, p
     )
     assert len(story.problems) == 1, story.problems
     assert problem in story.problems[0]
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "llmguard_core.Guards",
+        "llmguard_core.checkpoints.verify",
+        "llmguard.probe",
+        "llmguard.probe.launch.run",
+    ],
+)
+def test_a_guard_is_named_by_where_it_lies(tmp_path: Path, guard: str) -> None:
+    """Beside checks: a name that a module defines or hands on, or a module; a method is looked up by its class."""
+    text = WHOLE.replace("(and others)", f", `{guard}` (in a run)")
+    story = read_story(written(tmp_path, text), {"collator_keeps_labels", "terminator_is_trained"})
+    assert story.problems == ()
+    assert story.guards == (guard,)
+    assert story.checks == ("collator_keeps_labels", "terminator_is_trained")
 
 
 def test_nothing_of_a_story_is_run(tmp_path: Path) -> None:

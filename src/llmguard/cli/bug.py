@@ -75,11 +75,11 @@ def list_bugs(folder: Path, *, as_json: bool = False) -> None:
         state = (
             Text("; ".join(story.problems), style="red") if story.problems else Text("whole", style="green")
         )
-        table.add_row(Text(story.slug, style="bold"), Text(", ".join(story.checks)), state)
+        table.add_row(Text(story.slug, style="bold"), Text(", ".join((*story.checks, *story.guards))), state)
     for story in known:
         table.add_row(
             Text(visible(story.slug)),
-            Text(", ".join(story.checks), style="dim"),
+            Text(", ".join((*story.checks, *story.guards)), style="dim"),
             Text("known to llmguard", style="dim"),
         )
     console = Console(highlight=False)
@@ -124,6 +124,8 @@ def _print_found(found: Sequence[Found]) -> None:
             console.print(
                 Text.assemble(("  Find it: ", "cyan"), (f"pytest -k '{' or '.join(story.checks)}'", "green"))
             )
+        if story.guards:
+            console.print(Text.assemble(("  Stopped by: ", "cyan"), (", ".join(story.guards), "green")))
 
 
 def _stories(folder: Path) -> tuple[list[Story], list[Story]]:
@@ -135,5 +137,5 @@ def _stories(folder: Path) -> tuple[list[Story], list[Story]]:
 def _json(story: Story) -> dict[str, object]:
     return {
         "slug": story.slug, "title": story.title, "file": str(story.file), "fields": dict(story.fields),
-        "checks": list(story.checks), "problems": list(story.problems),
+        "checks": list(story.checks), "guards": list(story.guards), "problems": list(story.problems),
     }  # fmt: skip

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from llmguard.ledger.guards import guard_exists
+
 __all__ = [
     "FIELDS",
     "ROLES",
@@ -33,6 +35,7 @@ ROLES = {"witness": "test_witness", "rejects": "test_check_rejects", "accepts": 
 FUNCTIONS = ("broken", "fixed")
 UNFILLED = "…"
 """Stands in a new story where something is to be written."""
+_NAME = re.compile(r"\s*`?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 _FIELD = re.compile(rf"^({'|'.join((*FIELDS, SEVERITY))}):[ \t]*(.*)$")
 
 
@@ -52,10 +55,17 @@ class Story:
 
     @cached_property
     def checks(self) -> tuple[str, ...]:
-        """The checks that guard against it."""
-        parts = (
-            re.match(r"\s*`?([a-z_][a-z0-9_]*)", part) for part in self.fields.get("Check", "").split(",")
-        )
+        """The checks that find it."""
+        return tuple(name for name in self._named if "." not in name)
+
+    @cached_property
+    def guards(self) -> tuple[str, ...]:
+        """What else stops it, while the code runs: dotted names, as in `package.module.Guard`."""
+        return tuple(name for name in self._named if "." in name)
+
+    @cached_property
+    def _named(self) -> tuple[str, ...]:
+        parts = (_NAME.match(part) for part in self.fields.get("Check", "").split(","))
         return tuple(part[1] for part in parts if part)
 
     @property
@@ -171,8 +181,6 @@ def _lacking_checks(story: Story, checks: Iterable[str] | None) -> list[str]:
     if checks is None or UNFILLED in story.fields.get("Check", UNFILLED):
         return []
     known = set(checks)
-    return [
-        f"its story names the check {name}, which does not exist"
-        for name in story.checks
-        if name not in known
-    ]
+    gone = [f"check {name}" for name in story.checks if name not in known]
+    gone += [f"guard {name}" for name in story.guards if not guard_exists(name)]
+    return [f"its story names the {name}, which does not exist" for name in gone]

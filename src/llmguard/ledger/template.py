@@ -17,7 +17,8 @@ HINTS = {
     "Cause": "what the code did",
     "First seen": "where: a link, or a project and a version",
     "Cost": "what it cost until it was found",
-    "Check": "the check that finds it, by its name (`llmguard explain` lists them; commas between several)",
+    "Check": "the check that finds it, by its name (`llmguard explain` lists them; commas between several),"
+    " or a guard of yours as `package.module.name`",
     "Lesson": "one sentence that would have prevented it",
 }
 HEADINGS = {
