@@ -1,25 +1,7 @@
-"""What all tests of the core share: models this small spend their time waiting for a second thread, and collecting others' garbage."""
+"""What all tests of the core share."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
+from support.quick import one_thread
 
-import pytest
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick() -> Iterator[None]:
-    """One thread, and collections that look at what the test made, not at the libraries' hundred thousand objects."""
-    try:
-        import torch
-    except ImportError:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]

@@ -1,11 +1,10 @@
-"""Every edge case in which the core itself has to act: which test proves it, and those that no other file holds."""
+"""Mistakes of a config, its data and its places are told before a model is loaded."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import re
 import sys
 import weakref
 from collections.abc import Callable
@@ -21,73 +20,6 @@ from llmguard_core.errors import DataRefused, LoadRefused, OutOfMemory, Settings
 
 # peft still asks transformers 5 for the old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
-HERE = Path(__file__).parent
-COVERED = {
-    1: ["edge_cases_covered::edge_01_data_are_refused_before_a_model_is_loaded", "encoding::no_rows_are_refused"],
-    3: ["encoding::truncation_takes_the_start_of_the_prompt", "encoding::rows_that_are_too_long_are_dropped_or_refused_as_asked"],
-    6: ["encoding::rows_that_cannot_be_trained_on_are_counted"],
-    13: ["loading::adapters_are_verified_against_their_base"],
-    14: ["resume::edge_14_without_a_checkpoint_it_starts_fresh_and_says_so"],
-    15: ["checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"],
-    16: ["checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"],
-    17: ["checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"],
-    18: ["resume::edge_18_the_checkpoint_of_a_different_model_is_refused"],
-    19: ["edge_cases_covered::edge_19_a_checkpoint_of_the_old_format_goes_on_bit_for_bit"],
-    20: ["checkpoints::edge_20_a_save_cut_off_is_never_chosen_and_is_cleared_away"],
-    21: ["loading::too_little_memory_is_told_before_anything_is_allocated", "edge_cases_covered::edge_21_memory_that_ends_while_loading"],
-    22: ["encoding::rows_are_a_dataset_and_a_stream"],
-    23: ["oom::a_run_out_of_memory_ends_with_the_weights_of_one_with_small_micro_batches"],
-    24: ["queue_daemon::edge_24_a_child_that_is_killed_is_told_as_such"],
-    25: ["checkpoints_crashes::edge_25_a_full_disk_leaves_the_checkpoint_before"],
-    26: ["memory::the_device_asked_for_is_taken_and_else_the_cpu_with_a_notice"],
-    27: ["edge_cases_covered::edge_27_devices_are_those_that_the_caller_may_use"],
-    28: ["oom::a_lost_device_stops_the_run_at_once", "queue_daemon::edge_28_what_a_child_started_ends_with_it"],
-    29: ["edge_cases_covered::edge_29_fragmentation_is_told_with_its_numbers_and_the_setting"],
-    35: ["config::a_bad_value_is_refused_with_its_reason_and_the_way_out"],
-    37: ["config::a_bad_value_is_refused_with_its_reason_and_the_way_out"],
-    38: ["guards::a_run_that_diverges_is_stopped", "config::a_rate_that_is_right_for_sft_is_refused_for_preference_training"],
-    41: ["checkpoints_crashes::edge_41_killed_at_random_points_it_goes_on_bit_for_bit"],
-    42: ["checkpoints_crashes::edge_42_a_power_loss_never_takes_a_checkpoint_that_was_saved"],
-    43: ["queue_daemon::edge_43_the_lock_of_a_daemon_before_the_reboot_is_no_lock"],
-    44: ["checkpoints::edge_44_an_error_of_the_disk_is_told_with_path_and_number"],
-    47: ["queue::edge_47_a_clock_that_was_set_back_keeps_nobody_waiting"],
-    48: ["queue::edge_48_a_second_daemon_is_refused_by_name"],
-    49: ["queue::edge_49_children_that_nobody_waited_for_are_reaped"],
-    50: ["queue::edge_50_a_locked_file_is_waited_for_then_its_holder_is_named"],
-    51: ["queue::edge_51_a_file_deleted_while_it_waits_is_passed_by"],
-    52: ["queue::edge_52_a_file_moved_while_it_is_trained_is_recorded_under_its_name"],
-    53: ["queue::edge_53_a_name_given_twice_is_two_files_and_content_given_twice_is_one"],
-    54: ["queue::edge_54_links_that_lead_nowhere_go_to_quarantine_and_others_are_followed"],
-    55: ["queue::edge_55_a_name_is_only_a_name"],
-    56: ["queue::edge_56_other_files_are_left_alone_and_named_once"],
-    57: ["queue::edge_57_a_retry_with_nothing_failed_says_so"],
-    58: ["queue::edge_58_a_corrupt_record_loses_no_file_and_trains_none_twice"],
-    59: ["queue::edge_59_a_file_of_low_priority_waits_a_bounded_time"],
-    60: ["queue::edge_60_a_file_that_always_fails_is_given_up_after_its_attempts"],
-    61: ["config::zero_steps_are_refused_with_the_arithmetic", "training::steps_that_cannot_be_made_are_refused_with_the_arithmetic"],
-    62: ["training::a_state_with_an_impossible_step_is_never_trained_on_from"],
-    63: ["resume::edge_63_a_run_that_has_its_steps_touches_nothing"],
-    64: ["guards::a_loss_that_is_no_number_stops_before_the_weights_change"],
-    65: ["guards::an_infinite_loss_of_the_trainers_own_with_finite_gradients_stops_with_its_log_line"],
-    66: ["guards::a_loss_that_does_not_fall_is_an_alarm_with_its_test"],
-    67: ["guards::it_ends_the_run_where_patience_says_so_and_the_best_is_kept"],
-    68: ["guards::a_marker_in_every_sample_is_an_alarm_after_the_warm_up"],
-    69: ["metrics::edge_69_a_summary_counts_empty_and_unparseable_apart"],
-    70: ["watchdog::a_run_that_stands_still_is_reported_with_all_stacks_and_ended"],
-    78: ["metrics::edge_78_rates_of_nothing_are_unknown_and_not_zero", "training::rows_without_a_supervised_token_do_no_harm"],
-}  # fmt: skip
-"""Number of an edge case -> the tests that inject it, as `file::test` without their prefixes."""
-
-
-@pytest.mark.parametrize("number", sorted(COVERED))
-def test_every_edge_case_of_the_core_has_its_test(number: int) -> None:
-    """The tests named above are there: none is renamed or taken away without its case being proved elsewhere."""
-    for named in COVERED[number]:
-        file, _, test = named.partition("::")
-        text = (HERE / f"test_{file}.py").read_text("utf-8")
-        assert re.search(rf"def test_{test}\w*\(", text), named
-
 
 GOOD = '{"prompt": "What is 2 + 2?", "response": "Four."}\n'
 PAIR = '{"prompt": "What is 2 + 2?", "chosen": "Four.", "rejected": "Five."}\n'

@@ -1,0 +1,201 @@
+"""The eighty edge cases: what each one is, what must happen, and the tests that prove it.
+
+`asks` says where something must happen: K, a check tells it on a user's project; C, the core acts; P, pytest itself does.
+A proof is `topic::test` (tests/edge/test_<topic>.py, `test_<test>`) or `room/topic::test` (tests/<room>/test_<topic>.py).
+`python ci/gen_edge_cases.py` writes docs/edge-cases.md from this; tests/repo/test_edge_cases.py holds both to the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CASES", "CATEGORIES", "WHERE", "Case"]
+
+CATEGORIES = (
+    "Data", "Model and checkpoint", "GPU and memory", "Configuration",
+    "Process and system", "Queue of training files", "Training flow", "Code",
+)  # fmt: skip
+"""Ten cases each, in this order."""
+WHERE = {"K": "a check on a user's project", "C": "the core", "P": "pytest"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One edge case: its number, what it is, what must happen, and by letter of `asks` the tests that prove it."""
+
+    number: int
+    asks: str
+    title: str
+    happens: str
+    proofs: dict[str, tuple[str, ...]]
+
+    @property
+    def category(self) -> str:
+        """The category of its ten."""
+        return CATEGORIES[(self.number - 1) // 10]
+
+
+def _case(number: int, asks: str, title: str, happens: str, **proofs: str) -> Case:
+    return Case(
+        number, asks, title, happens, {where: tuple(named.split()) for where, named in proofs.items()}
+    )
+
+
+# fmt: off
+CASES = (
+    # Data
+    _case(1, "KC", "a training file without rows",
+          "an error names the file; the core refuses before a model is loaded"),
+    _case(2, "K", "fewer rows than one effective batch",
+          "an error with rows, batch, accumulation, processes and the steps that result"),
+    _case(3, "KC", "rows longer than max_length",
+          "rate, longest rows, lost responses and terminators; the core cuts the prompt or drops the row, and counts"),
+    _case(4, "K", "lines that are no JSON",
+          "one finding with every bad line as file:line:column and its reason; good lines are still judged"),
+    _case(5, "K", "a column is missing", "rows, the keys that are there, the nearest name"),
+    _case(6, "KC", "a conversation without messages",
+          "an error with the rows; the core drops and counts them"),
+    _case(7, "K", "roles that nobody knows",
+          "each with its count, and those that the template drops in silence"),
+    _case(8, "K", "contents that are no text",
+          "an error with type and row; the words None and nan are told, too"),
+    _case(9, "K", "text that is damaged or only looks so",
+          "byte offset of what is broken, the likely original of mojibake; sound Unicode passes and survives the tokenizer"),
+    _case(10, "K", "a file of gigabytes",
+          "it is streamed: the memory of the audit does not grow with the file"),
+    # Model and checkpoint
+    _case(11, "K", "no base model at the path",
+          "an error in milliseconds with near names of that folder; no download"),
+    _case(12, "K", "weights cut off or a shard missing",
+          "told from headers, index and sizes, without loading: which shard"),
+    _case(13, "KC", "an adapter of another base",
+          "base, widths, vocabulary and target modules are compared; the core refuses"),
+    _case(14, "C", "no checkpoint yet", "the run starts fresh and says so"),
+    _case(15, "KC", "an empty checkpoint folder", "it is named, and passed over by the core"),
+    _case(16, "C", "a checkpoint without trainer_state.json",
+          "passed over for the newest whole one, with the reason"),
+    _case(17, "C", "trainer_state.json is no JSON", "the same, with the place of the mistake"),
+    _case(18, "C", "the checkpoint of another model",
+          "refused with the tensors that differ in name or shape"),
+    _case(19, "KC", "a checkpoint of an old format",
+          "which one it is and how to convert it; the core loads what transformers loads"),
+    _case(20, "C", "a save cut off half-way", "never chosen as newest"),
+    # GPU and memory
+    _case(21, "C", "memory ends while a model is loaded",
+          "one error with what was wanted and what there is; nothing stays allocated"),
+    _case(22, "KC", "memory ends while rows are tokenised", "estimated before the run; the core streams"),
+    _case(23, "C", "memory ends in a training step",
+          "half the micro-batch, twice the accumulation, the same batch in the same order; at one row a clear error"),
+    _case(24, "KC", "the host's memory ends",
+          "what is needed against the limit of the container; a child that is killed is told as such"),
+    _case(25, "C", "the disk is full while saving",
+          "the checkpoint before is whole, nothing is left of the new one; path, errno and bytes are told"),
+    _case(26, "PC", "no GPU",
+          "`--gpu` is a usage error; the core says that it takes the CPU, and refuses a GPU asked for"),
+    _case(27, "PC", "several GPUs", "one worker has one of those that the caller may see"),
+    _case(28, "PC", "the GPU fails in the middle of a run",
+          "that process does nothing more with it, and the run can be resumed"),
+    _case(29, "PC", "the GPU's memory is fragmented",
+          "allocated, reserved, largest free block and the setting that helps"),
+    _case(30, "K", "the machine swaps", "how much it reads back each second"),
+    # Configuration
+    _case(31, "K", "the config file is missing", "an error with the paths tried"),
+    _case(32, "K", "the config cannot be parsed", "an error with line and column"),
+    _case(33, "K", "max_length below the shortest row", "an error with the lengths as they are distributed"),
+    _case(34, "K", "max_length beyond the context or the memory",
+          "the context of the model; an estimate that says fits, tight or does not fit"),
+    _case(35, "KC", "a batch of 0 rows", "refused with the range"),
+    _case(36, "K", "a batch too large for the memory", "an estimate with its interval"),
+    _case(37, "KC", "a learning rate of 0", "refused with the range"),
+    _case(38, "KC", "a learning rate too high", "judged by method; the core ends a run that diverges"),
+    _case(39, "K", "a model name that nobody has", "near names in the local cache"),
+    _case(40, "K", "the tokenizer of another model",
+          "vocabulary against embedding rows, special ids against both configs"),
+    # Process and system
+    _case(41, "C", "killed while training",
+          "the run resumes, and ends with the weights of one that was not",
+          C="core/checkpoints_crashes::edge_41_killed_at_random_points_it_goes_on_bit_for_bit"),
+    _case(42, "C", "the power goes",
+          "files are flushed before they are renamed: the newest whole checkpoint is there",
+          C="core/checkpoints_crashes::edge_42_a_power_loss_never_takes_a_checkpoint_that_was_saved"),
+    _case(43, "C", "files of a daemon from before the reboot", "recognised, and cleared away",
+          C="core/queue_daemon::edge_43_the_lock_of_a_daemon_before_the_reboot_is_no_lock"),
+    _case(44, "KC", "errors of the disk", "path and errno; nothing half-written is chosen later",
+          C="core/checkpoints::edge_44_an_error_of_the_disk_is_told_with_path_and_number"),
+    _case(45, "K", "a network mount that is gone", "a verdict within its bound"),
+    _case(46, "K", "no permission to write", "told before the run"),
+    _case(47, "KC", "a clock that jumps",
+          "durations are those of a clock that does not; files from the future are named",
+          C="core/queue::edge_47_a_clock_that_was_set_back_keeps_nobody_waiting"),
+    _case(48, "C", "two daemons on one queue", "the second refuses, and names the first",
+          C="core/queue::edge_48_a_second_daemon_is_refused_by_name"),
+    _case(49, "KC", "children that nobody waited for", "counted, and reaped by the core",
+          C="core/queue::edge_49_children_that_nobody_waited_for_are_reaped"),
+    _case(50, "C", "locked files", "waited for, then their holder is named",
+          C="core/queue::edge_50_a_locked_file_is_waited_for_then_its_holder_is_named"),
+    # Queue of training files
+    _case(51, "C", "a file deleted while it waits", "noted down, and the next one goes on",
+          C="core/queue::edge_51_a_file_deleted_while_it_waits_is_passed_by"),
+    _case(52, "C", "a file moved while it is trained",
+          "what was opened is read, and recorded under its name",
+          C="core/queue::edge_52_a_file_moved_while_it_is_trained_is_recorded_under_its_name"),
+    _case(53, "C", "one name twice", "told apart by content, each trained once",
+          C="core/queue::edge_53_a_name_given_twice_is_two_files_and_content_given_twice_is_one"),
+    _case(54, "C", "links in a circle", "recognised, put aside",
+          C="core/queue::edge_54_links_that_lead_nowhere_go_to_quarantine_and_others_are_followed"),
+    _case(55, "C", "spaces, quotes, newlines and bytes in names", "processed as any other",
+          C="core/queue::edge_55_a_name_is_only_a_name"),
+    _case(56, "C", "another extension, or none", "left alone, listed once",
+          C="core/queue::edge_56_other_files_are_left_alone_and_named_once"),
+    _case(57, "C", "a retry with nothing failed", "exit code 0, and it is said",
+          C="core/queue::edge_57_a_retry_with_nothing_failed_says_so"),
+    _case(58, "C", "the record of the queue is corrupt",
+          "made again from the folders: nothing lost, nothing trained twice",
+          C="core/queue::edge_58_a_corrupt_record_loses_no_file_and_trains_none_twice"),
+    _case(59, "C", "a file of low priority", "it ages: its wait is bounded",
+          C="core/queue::edge_59_a_file_of_low_priority_waits_a_bounded_time"),
+    _case(60, "C", "a file that always fails",
+          "a bounded number of attempts, further and further apart, then put aside with the reason",
+          C="core/queue::edge_60_a_file_that_always_fails_is_given_up_after_its_attempts"),
+    # Training flow
+    _case(61, "KC", "no steps", "an error with the arithmetic",
+          C="core/config::zero_steps_are_refused_with_the_arithmetic "
+            "core/training::steps_that_cannot_be_made_are_refused_with_the_arithmetic"),
+    _case(62, "C", "a step below zero in the state", "the state is corrupt, and passed over",
+          C="core/training::a_state_with_an_impossible_step_is_never_trained_on_from"),
+    _case(63, "C", "a step beyond the last one", "already trained: exit code 0, nothing touched",
+          C="core/resume::edge_63_a_run_that_has_its_steps_touches_nothing"),
+    _case(64, "C", "a loss that is no number",
+          "the run stops within one step, the batch is written down, no such weights are saved",
+          C="core/guards::a_loss_that_is_no_number_stops_before_the_weights_change"),
+    _case(65, "C", "an infinite loss", "the same",
+          C="core/guards::an_infinite_loss_of_the_trainers_own_with_finite_gradients_stops_with_its_log_line"),
+    _case(66, "KC", "a loss that does not fall",
+          "a warning with the trend and its test; a batch must be learnt by heart",
+          C="core/guards::a_loss_that_does_not_fall_is_an_alarm_with_its_test"),
+    _case(67, "C", "a validation loss that rises",
+          "a warning, the best checkpoint is kept, the run ends as asked",
+          C="core/guards::it_ends_the_run_where_patience_says_so_and_the_best_is_kept"),
+    _case(68, "C", "one marker in every output", "its rate by step; a warning after the warm-up",
+          C="core/guards::a_marker_in_every_sample_is_an_alarm_after_the_warm_up"),
+    _case(69, "K", "an accuracy of 0", "empty and unparseable outputs are counted apart from wrong ones",
+          K="core/metrics::edge_69_a_summary_counts_empty_and_unparseable_apart"),
+    _case(70, "C", "training that stands still",
+          "found by another process within its bound, with the stacks of all threads",
+          C="core/watchdog::a_run_that_stands_still_is_reported_with_all_stacks_and_ended"),
+    # Code
+    _case(71, "K", "a name used before it is set", "told by an established analyser, and by a dry run"),
+    _case(72, "K", "a name that is not defined", "the same"),
+    _case(73, "K", "an attribute that is missing", "the same"),
+    _case(74, "K", "a key that is missing", "which row and which key"),
+    _case(75, "K", "an index out of range",
+          "token ids beyond the embedding are named before the device fails"),
+    _case(76, "K", "a value of another type", "told in configs, sources and by a dry run"),
+    _case(77, "K", "a value out of range", "told with the range"),
+    _case(78, "KC", "a division by zero", "rates of nothing are unknown, not zero",
+          C="core/metrics::edge_78_rates_of_nothing_are_unknown_and_not_zero core/training::rows_without_a_supervised_token_do_no_harm"),
+    _case(79, "K", "a recursion without end", "bounded, and its cycle named"),
+    _case(80, "K", "memory ends in Python", "limit, peak, and what was being built"),
+)
+# fmt: on
+"""Every edge case; 41 to 80 and 1 to 40 are proved in files of their own categories."""
