@@ -217,6 +217,7 @@ CHECKS: tuple[Entry, ...] = (
     _entry("storage", "output_dir_takes_a_checkpoint", "environment", bugs="writes_fail_on_a_volume_with_a_quota"),
     _entry("storage", "output_dir_outlives_the_container", "environment", room="volumes"),
     _entry("storage", "named_paths_answer", "mounts", room="mounts"),
+    _entry("storage", "no_file_is_from_the_future", "mounts", "environment", room="file_times"),
     _entry("storage", "repository_takes_a_commit", "repository", room="repository"),
     _entry("storage", "cached_model_is_whole", "hub_cache", room="hub_cache"),
     _entry("storage", "model_cache_is_not_locked", "hub_cache", room="hub_cache"),
