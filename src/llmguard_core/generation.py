@@ -28,7 +28,7 @@ from llmguard.errors import UsageError
 from llmguard_core.errors import DataRefused, OutOfMemory
 from llmguard_core.formats import Format
 from llmguard_core.memory import Device
-from llmguard_core.training.oom import halving
+from llmguard_core.training.oom import Failure, halving
 
 __all__ = ["batch_size_for", "generate", "prompt_ids", "terminators_of"]
 
@@ -170,10 +170,11 @@ def _fits(model: Any, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None
         )
 
 
-def _too_much(failure: str) -> OutOfMemory:
+def _too_much(failure: Failure) -> OutOfMemory:
     return OutOfMemory(
         f"not even one prompt at a time fits: {failure}",
-        remedy="Shorten the prompts or max_new_tokens, load the model in a smaller dtype, or free what else is resident.",
+        remedy="Shorten the prompts or max_new_tokens, load the model in a smaller dtype, or free what else is resident. "
+        f"{failure.remedy}".strip(),
     )
 
 

@@ -72,12 +72,6 @@ class Device:
             return int(torch.mps.recommended_max_memory())
         return int(self._of.mem_get_info(self.device)[1])
 
-    def largest_block(self) -> int:
-        """Bytes of the largest unused piece in what the allocator keeps; 0 where it does not tell. Much in small pieces is fragmented."""
-        snapshot = None if self.on_cpu else getattr(self._of, "memory_snapshot", None)
-        mine = (s for s in snapshot() if s["device"] == (self.device.index or 0)) if snapshot else ()
-        return max((b["size"] for s in mine for b in s["blocks"] if b["state"] == "inactive"), default=0)
-
     def empty_cache(self) -> None:
         """Give what the allocator keeps unused back to the device."""
         if not self.on_cpu:
@@ -92,9 +86,7 @@ class Device:
 
     def __str__(self) -> str:
         gb = [f"{n / 1e9:.2f}" for n in (self.allocated(), self.reserved(), self.free(), self.total())]
-        told = f"{self.device}: {gb[0]} GB allocated, {gb[1]} reserved, {gb[2]} of {gb[3]} free"
-        largest = self.largest_block()
-        return f"{told}, largest unused block {largest / 1e9:.2f} GB" if largest else told
+        return f"{self.device}: {gb[0]} GB allocated, {gb[1]} reserved, {gb[2]} of {gb[3]} free"
 
 
 def pick_device(wanted: str | torch.device | None = None) -> Device:

@@ -210,24 +210,25 @@ def test_edge_29_fragmentation_is_told_with_its_numbers_and_the_setting(
         states = ("active_allocated", "inactive")
         return {"device": device, "blocks": [{"size": n, "state": s} for n in sizes for s in states]}
 
-    snapshot = [blocks(0, 20_000_000, 60_000_000), blocks(1, 900_000_000)]
+    snapshot = [blocks(0, *[60_000_000] * 30), blocks(1, 900_000_000)]
     gpu = Device(torch.device("cuda", 0))
     for name, value in {
-        "memory_snapshot": lambda: snapshot, "memory_allocated": lambda d: 3_000_000_000, "memory_reserved": lambda d: 5_000_000_000,
-        "mem_get_info": lambda d: (2_000_000_000, 8_000_000_000), "empty_cache": lambda: None,
+        "memory_snapshot": lambda: snapshot, "memory_allocated": lambda d: 6_100_000_000, "memory_reserved": lambda d: 7_900_000_000,
+        "mem_get_info": lambda d: (100_000_000, 8_000_000_000), "empty_cache": lambda: None,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr("llmguard_core.training.oom.pick_device", lambda: gpu)
-    assert gpu.largest_block() == 60_000_000
 
     def full() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has …")
 
     with pytest.raises(OutOfMemory) as told:
         one_clear_error("training", full)
     for said in (
-        "3.00 GB allocated, 5.00 reserved",
+        "6.10 GB allocated, 7.90 reserved",
         "largest unused block 0.06 GB",
+        "a request of 0.54 GB lacks 0.44",
+        "1.90 GB are unused, 0.10 GB of them in one piece",
         "expandable_segments:True",
     ):
         assert said in str(told.value)

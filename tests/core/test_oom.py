@@ -260,7 +260,8 @@ def test_one_row_that_does_not_fit_ends_the_run_with_the_numbers(tmp_path: Path)
     watched = weakref.ref(net)
     with pytest.raises(OutOfMemory, match=r"step 1: one row of \d+ tokens does not fit") as caught:
         run(tmp_path, net)
-    assert "expandable_segments" in caught.value.remedy
+    assert "gradient_checkpointing" in caught.value.remedy
+    assert "expandable_segments" not in str(caught.value), "a CPU's memory has no such setting"
     assert not (tmp_path / "final").exists()
     del net, caught
     gc.collect()

@@ -18,7 +18,7 @@ from llmguard_core.errors import OutOfMemory, TrainingStopped
 from llmguard_core.memory import pick_device
 from llmguard_core.training.evidence import room
 from llmguard_core.training.guards import Guards
-from llmguard_core.training.oom import FRAGMENTED, classify, halving
+from llmguard_core.training.oom import Failure, classify, halving
 
 __all__ = ["CoreTrainer", "InPieces", "TokenWeighted", "token_losses"]
 
@@ -134,12 +134,12 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
         gc.collect()
         pick_device(self.args.device).empty_cache()
 
-    def _explain(self, failure: str) -> OutOfMemory:
+    def _explain(self, failure: Failure) -> OutOfMemory:
         tokens = self._longest()
         return OutOfMemory(
             f"one row of {tokens} tokens does not fit. {room(self.model, self.args, tokens)} {failure}",
             where=f"step {self.state.global_step + 1}",
-            remedy=f"Shorten max_length, switch gradient_checkpointing on, use method: lora or a smaller dtype. {FRAGMENTED}",
+            remedy=f"Shorten max_length, switch gradient_checkpointing on, use method: lora or a smaller dtype. {failure.remedy}".strip(),
         )  # fmt: skip
 
     def _longest(self) -> int:
