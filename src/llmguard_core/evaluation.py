@@ -27,7 +27,7 @@ from llmguard_core.fewshot import STOP, FewShot
 from llmguard_core.formats import format_for
 from llmguard_core.generation import generate
 from llmguard_core.loading import load_named, refuse_missing
-from llmguard_core.locks import Held, locked
+from llmguard.locks import Held, locked
 from llmguard_core.memory import Device, proved_released, release, weak
 from llmguard_core.metrics import judge, summary
 

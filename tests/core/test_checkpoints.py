@@ -21,7 +21,7 @@ from llmguard_core.checkpoints import atomic_folder, checkpoints, folder, newest
 from llmguard_core.checkpoints.folder import replaceable, staged, tidy, write_file
 from llmguard_core.checkpoints.verify import step_of
 from llmguard_core.errors import CheckpointError
-from llmguard_core.locks import Held, locked
+from llmguard.locks import Held, locked
 
 
 def save(out: Path, step: int) -> Path:
@@ -307,7 +307,7 @@ def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     """A process killed with SIGKILL leaves the file, and nobody has to guess whether it still counts."""
     path = tmp_path / "lock"
     script = (
-        "import os, signal, pathlib\nfrom llmguard_core.locks import locked\n"
+        "import os, signal, pathlib\nfrom llmguard.locks import locked\n"
         f"with locked(pathlib.Path({str(path)!r})): os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", script], check=False)

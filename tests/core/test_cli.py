@@ -228,7 +228,7 @@ def test_a_queue_shows_its_state_and_ends_when_it_is_empty(run: Run, config: Pat
 
 @needs_torch
 def test_a_queue_that_another_daemon_holds_is_refused(run: Run, config: Path) -> None:
-    from llmguard_core.locks import locked
+    from llmguard.locks import locked
 
     config.write_text(TEXT + "queue: {directory: jobs}\n")
     run("queue", "-c", config, "--once")

@@ -21,7 +21,7 @@ from llmguard_core.compare import compare
 from llmguard_core.errors import CoreError, DataRefused, OutOfMemory
 from llmguard_core.evaluation import evaluate, items_of
 from llmguard_core.fewshot import POOL, STOP, Example, FewShot
-from llmguard_core.locks import locked
+from llmguard.locks import locked
 from llmguard_core.settings import ModelSettings
 
 ITEMS = [

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmguard_core.locks import started
+from llmguard.locks import started
 from llmguard_core.queue import Job, in_child, run_queue, status
 from llmguard_core.queue.jobs import Queue
 from llmguard_core.queue.work import end_session

@@ -315,7 +315,7 @@ def test_torch_sees_no_gpu_although_the_driver_does(
         ("0,7", 1, "its entry '7' is none of them"),
         ("GPU-deadbeef-0000-0000-0000-000000000000", 0, "its entry 'GPU-deadbeef"),
         ("NoDevFiles", 0, "its entry 'NoDevFiles'"),
-        ("1,1", 1, "or stands there twice"),
+        ("1,1", 0, "its entry '1' is none of them, or stands there twice"),
         ("-1", 0, "its entry '-1'"),
     ],
 )

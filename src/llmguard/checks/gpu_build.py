@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from llmguard import placement
 from llmguard.checks.gpu_driver import FALLS_BACK, severity, wanted_here
 from llmguard.contract import Yields, check
 from llmguard.errors import EvidenceError
@@ -117,7 +118,8 @@ def has_code(arch: Sequence[str], capability: tuple[int, int]) -> bool:
 def visible_devices_exist(environment: Environment) -> Yields:
     """CUDA_VISIBLE_DEVICES, where it is set, names devices that are there, each once.
 
-    CUDA takes the list up to its first wrong entry and says nothing: an entry that is not there hides all that follow.
+    CUDA takes the list up to its first wrong entry and says nothing: an entry that is not there hides all that follow,
+    one that stands there twice hides everything.
 
     Raises:
         MissingEvidence: no NVIDIA GPU here, and the project asks for none.
@@ -132,7 +134,7 @@ def visible_devices_exist(environment: Environment) -> Yields:
         raise EvidenceError("gpu", "the driver shows no devices", told_by="cuda_driver_starts")
     entries = [entry.strip() for entry in text.split(",")]
     seen = visible(text, devices)
-    wrong = entries[len(seen) :]
+    wrong = entries[len(seen) :] if seen or len(set(entries)) == len(entries) else _repeated(entries)
     if wrong or not seen:
         yield _hidden(environment, text, wrong[0] if wrong else "", len(seen))
     return len(entries)
@@ -144,18 +146,14 @@ def _is_set(environment: Environment) -> bool:
     return environment.environ.get(VARIABLE, os.environ.get(VARIABLE)) is not None
 
 
+def _repeated(entries: Sequence[str]) -> list[str]:
+    """The entries that stand there again: CUDA then shows nothing at all."""
+    return [entry for number, entry in enumerate(entries) if entry in entries[:number]]
+
+
 def visible(text: str, devices: Sequence[Device]) -> list[Device]:
-    """The devices that a value of CUDA_VISIBLE_DEVICES leaves, in its order: up to the first entry that names none, or one again."""
-    found: list[Device] = []
-    for entry in (entry.strip() for entry in text.split(",")):
-        if entry.isdigit():
-            named = devices[int(entry) : int(entry) + 1]
-        else:
-            named = [d for d in devices if len(entry) > 4 and d.uuid.lower().startswith(entry.lower())]
-        if len(named) != 1 or named[0] in found:
-            break
-        found.append(named[0])
-    return found
+    """The devices that a value of CUDA_VISIBLE_DEVICES leaves, in its order: up to the first entry that names none."""
+    return [devices[number] for number in placement.visible(text, [device.uuid for device in devices])]
 
 
 def _hidden(environment: Environment, text: str, entry: str, left: int) -> Finding:

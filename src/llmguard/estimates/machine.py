@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmguard.estimates.interval import size_text
+from llmguard.placement import visible
 
 if TYPE_CHECKING:
     from llmguard.probe.host import Host
@@ -71,14 +72,6 @@ def gpu_memory(environ: Mapping[str, str]) -> Memory | None:
     return min(readings, key=lambda memory: memory.free, default=None)
 
 
-def _seen(cards: Sequence[Card], visible: str | None) -> list[tuple[int, Card]]:
+def _seen(cards: Sequence[Card], text: str | None) -> list[tuple[int, Card]]:
     """The cards that CUDA_VISIBLE_DEVICES leaves, by number or UUID; all where it is not set."""
-    numbered = list(enumerate(cards))
-    if visible is None:
-        return numbered
-    names = [name.strip() for name in visible.split(",")]
-    return [
-        (n, card)
-        for n, card in numbered
-        if str(n) in names or any(name and card.uuid.startswith(name) for name in names)
-    ]
+    return [(number, cards[number]) for number in visible(text, [card.uuid for card in cards])]

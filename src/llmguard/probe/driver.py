@@ -78,9 +78,14 @@ else:
 """
 
 
-def start_driver(environ: Mapping[str, str | None], *, timeout: float) -> Probe:
-    """Load libcuda, start it and have it describe all devices, also those that CUDA_VISIBLE_DEVICES hides; no context is made."""
-    seen = {**environ, "CUDA_VISIBLE_DEVICES": None, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+def start_driver(
+    environ: Mapping[str, str | None], *, timeout: float, order: str | None = "PCI_BUS_ID"
+) -> Probe:
+    """Load libcuda, start it and have it describe all devices, also those that CUDA_VISIBLE_DEVICES hides; no context is made.
+
+    `order`: CUDA_DEVICE_ORDER; as nvidia-smi counts by default, None for CUDA's own (the fastest first).
+    """
+    seen = {**environ, "CUDA_VISIBLE_DEVICES": None, "CUDA_DEVICE_ORDER": order}
     return start(
         _CUINIT,
         timeout=timeout,

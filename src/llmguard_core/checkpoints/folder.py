@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmguard_core.errors import CheckpointError
-from llmguard_core.locks import Held, locked
+from llmguard.locks import Held, locked
 
 __all__ = [
     "MANIFEST",

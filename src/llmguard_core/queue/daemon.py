@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from llmguard_core.errors import QueueError
-from llmguard_core.locks import Held, locked
+from llmguard.locks import Held, locked
 from llmguard_core.queue.jobs import Entry, Failed, Interrupted, Job, Queue, Work
 from llmguard_core.queue.work import end_session, reap, wait_for_lock
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmguard_core.locks import holder
+from llmguard.locks import holder
 from llmguard_core.queue.daemon import LOCK
 from llmguard_core.queue.jobs import STATES, Job, Queue
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from llmguard_core.locks import started
+from llmguard.locks import started
 from llmguard_core.queue.jobs import Failed, Interrupted, Job, Work
 
 __all__ = ["end_session", "in_child", "reap", "training", "wait_for_lock"]

@@ -13,12 +13,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 __all__ = ["Held", "holder", "locked", "started"]
 
@@ -31,24 +29,54 @@ class Held(Exception):
 
 
 @contextmanager
-def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of `path` (made where missing, its folders too), after at most `wait` seconds.
+def locked(
+    path: Path | Sequence[Path], wait: float = 0.0, *, shared: bool = False, patience: float | None = None
+) -> Iterator[None]:
+    """Hold the lock of `path` (made where missing, its folders too), or of the first of several that is free, after at most `wait` seconds.
+
+    `shared`: beside others who share it, while nobody holds it alone. `patience`: give up earlier, once one holder has kept it for so
+    many seconds.
 
     Raises:
         Held: another process still holds it.
         OSError: the file cannot be made.
     """
-    until = time.monotonic() + wait
-    while (handle := _take(path)) is None:
-        if time.monotonic() >= until:
-            raise Held(f"held by {_told(_record(path))}")
-        time.sleep(LOOK)
+    paths = [path] if isinstance(path, Path) else list(path)
+    taken, handle = _wait(paths, wait, shared, wait if patience is None else patience)
     try:
         yield
     finally:
-        if _same_file(path, handle):  # not the next holder's, made after ours was taken away with its folder
-            path.unlink(missing_ok=True)
+        # one of several who share it leaves the file to the others
+        if (not shared or _alone(handle)) and _same_file(taken, handle):
+            taken.unlink(
+                missing_ok=True
+            )  # not the next holder's, made after ours was taken away with its folder
         os.close(handle)
+
+
+def _wait(paths: Sequence[Path], wait: float, shared: bool, patience: float) -> tuple[Path, int]:
+    """The first of the locks that is free, and its open file."""
+    since = now = time.monotonic()
+    until, seen = now + wait, [_record(path) for path in paths]
+    while True:
+        for path in paths:
+            if (handle := _take(path, shared)) is not None:
+                return path, handle
+        records, now = [_record(path) for path in paths], time.monotonic()
+        if records != seen:
+            seen, since = records, now
+        if now >= until or now - since >= patience:
+            raise Held(f"held by {_told(seen[0])}")
+        time.sleep(LOOK)
+
+
+def _alone(handle: int) -> bool:
+    """Whether nobody shares a lock with us: then it is ours alone now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def holder(path: Path) -> dict[str, Any] | None:
@@ -67,7 +95,7 @@ def holder(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _take(path: Path) -> int | None:
+def _take(path: Path, shared: bool) -> int | None:
     """The open, locked file with our record in it; None where another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -75,7 +103,7 @@ def _take(path: Path) -> int | None:
     except FileNotFoundError:  # the folder was cleared away in between
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         free = True
     except OSError as refused:
         free = refused.errno in NO_FLOCK and not _lives(_record(path))
@@ -103,6 +131,7 @@ def _ourselves() -> dict[str, Any]:
         "boot": _boot(),
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "turn": time.time_ns(),  # who takes it twice in a second holds it anew
     }
 
 
@@ -133,17 +162,24 @@ def started(pid: int) -> float | None:
         return None if state == "Z" else float(fields[18])
     except (OSError, ValueError):
         pass
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return None
+    with suppress(ImportError):
+        import psutil
+
+        with suppress(psutil.Error):
+            return float(psutil.Process(pid).create_time())
+    return None
 
 
 def _boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
+        pass
+    with suppress(ImportError):
+        import psutil
+
         return str(int(psutil.boot_time()))
+    return ""
 
 
 def _told(record: dict[str, Any]) -> str:
