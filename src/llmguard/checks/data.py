@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ def data_files_are_readable(files: Rows) -> Yields:
         yield _unreadable(problem, files)
     if lines:
         yield _bad_lines(lines, files)
-    named = {p.file for p in files.problems} | {files.files[f] for f, _ in files.origin}
+    named = {p.file for p in files.problems} | files.filled
     for file in files.files:
         if file not in named:
             yield _no_rows(file, files)
@@ -77,10 +78,14 @@ def every_row_has_its_columns(rows: Any) -> Yields:
         yield from _unmapped(source)
         return len(source)
     wanted = {**columns.named, **({"group": columns.group} if columns.group else {})}
-    for meaning, column in wanted.items():
-        without = [i for i, record in enumerate(source.records) if column not in record]
-        if without:
-            yield _lacking(source, meaning, column, without)
+    without: dict[str, array[int]] = {meaning: array("q") for meaning in wanted}
+    for i, record in enumerate(source.records):
+        for meaning, column in wanted.items():
+            if column not in record:
+                without[meaning].append(i)
+    for meaning, rows_without in without.items():
+        if rows_without:
+            yield _lacking(source, meaning, wanted[meaning], rows_without)
     return len(source)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from llmguard.checks.data_tally import place, tallied
 from llmguard.contract import Yields, check, row_check
 from llmguard.control import CONTROL, ENDS
@@ -27,6 +29,8 @@ FEW = 0.01
 """A share of rows below which a single word for nothing among long answers may be an answer."""
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 ANY = "any"
+NOTHING = 0
+"""The key of a row that says nothing."""
 REPEATED, OFTEN = 0.01, 10
 """Repeated rows are told above this share of all rows, or where one row stands more often than this."""
 
@@ -199,13 +203,15 @@ def no_row_is_repeated(rows: Any) -> Yields:
     The same prompt with another response is no repetition.
     """
     source = as_rows(rows)
-    places: dict[Any, list[int]] = {}
-    for row, record in enumerate(source.records):
-        places.setdefault(_key(record, source.columns), []).append(row)
-    repeated = [where for key, where in places.items() if key and len(where) > 1]
-    more = sum(len(where) - 1 for where in repeated)
-    most = max(repeated, key=len, default=[])
-    if more > REPEATED * len(source) or len(most) > OFTEN:
+    keys = np.fromiter((_key(record, source.columns) for record in source.records), np.int64, len(source))
+    ordered = np.sort(
+        keys
+    )  # one array more than the keys, and no other as long: files may have billions of rows
+    again = ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != NOTHING)]
+    more, (repeated, times) = len(again), np.unique(again, return_counts=True)
+    if more > REPEATED * len(source) or times.max(initial=0) >= OFTEN:
+        alike = np.flatnonzero(np.isin(keys, repeated[times == times.max()]))
+        most = np.flatnonzero(keys == keys[alike[0]]).tolist()
         yield warning(
             source.where(most[1]),
             what=f"{more:,} of {len(source):,} rows ({more / len(source):.1%}) repeat an earlier row; "
@@ -216,14 +222,17 @@ def no_row_is_repeated(rows: Any) -> Yields:
             evidence={
                 "repeated": more,
                 "most": [source.example(i) for i in most[:5]],
-                "distinct": len(places),
+                "distinct": len(source) - more,
             },
         )
     return len(source)
 
 
-def _key(record: Mapping[str, Any], columns: Columns) -> Any:
-    """What a row says, to be compared: all its texts, and every other column that is text (an input, a context)."""
+def _key(record: Mapping[str, Any], columns: Columns) -> int:
+    """What a row says, to be compared: all its texts, and every other column that is text (an input, a context).
+
+    A hash of 64 bits: of a billion rows, some may share one by chance; a warning needs one row in a hundred, or ten alike.
+    """
     said = tuple((side, text) for _, side, text in texts_in(record, columns))
     mapped = {*columns.named.values()}
     rest = tuple(
@@ -231,4 +240,4 @@ def _key(record: Mapping[str, Any], columns: Columns) -> Any:
             (k, v) for k, v in record.items() if isinstance(v, str) and k not in mapped and not is_metadata(k)
         )
     )
-    return (said, rest) if said else None
+    return (hash((said, rest)) or 1) if said else NOTHING

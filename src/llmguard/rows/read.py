@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llmguard.rows import stored
 from llmguard.rows.columns import Columns, guess_columns
 from llmguard.rows.rows import Problem, Rows
 
@@ -20,20 +22,67 @@ Read = tuple[Mapping[str, Any], "int | None"]
 def read_files(
     paths: Sequence[Path], *, split: str = "", columns: Columns | None = None, root: Path | None = None
 ) -> Rows:
-    """All rows of some files, in order; never raises for what is in them or for files that are not there."""
+    """All rows of some files, in order; never raises for what is in them or for files that are not there.
+
+    Of large files of JSON Lines the rows stay on disk (`llmguard.rows.stored`): then every access may raise EvidenceError, when
+    a file was changed or taken away meanwhile.
+    """
+    if _lines_in(paths) >= stored.STORED_FROM:
+        return _stored(paths, split, columns or Columns(), root)
     records: list[Mapping[str, Any]] = []
     origin: list[tuple[int, int | None]] = []
     names: list[str] = []
     problems: list[Problem] = []
     for path in paths:
         names.append(_shown(path, root))
-        for row in _read(path, names[-1]):
-            if isinstance(row, Problem):
-                problems.append(row)
-            else:
-                records.append(row[0])
-                origin.append((len(names) - 1, row[1]))
+        with _told(path, names[-1], problems):
+            for row in _read(path, names[-1]):
+                if isinstance(row, Problem):
+                    problems.append(row)
+                else:
+                    records.append(row[0])
+                    origin.append((len(names) - 1, row[1]))
     return Rows(records, guess_columns(records, columns or Columns()), split, names, origin, problems)
+
+
+def _is_lines(path: Path) -> bool:
+    """Whether a file is read as JSON Lines."""
+    return path.suffix not in (".parquet", ".arrow", ".json") and not path.is_dir()
+
+
+def _lines_in(paths: Sequence[Path]) -> int:
+    """The bytes of some files, if all of them are JSON Lines; else 0."""
+    if not all(map(_is_lines, paths)):
+        return 0
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def _stored(paths: Sequence[Path], split: str, columns: Columns, root: Path | None) -> Rows:
+    names = [_shown(path, root) for path in paths]
+    problems: list[Problem] = []
+    blocks: list[stored.Block] = []
+
+    def is_row(text: bytes, line: int) -> bool:
+        found = _line(text, names[number], line)
+        problems.extend([found] if isinstance(found, Problem) else [])
+        return isinstance(found, tuple)
+
+    for number, path in enumerate(paths):
+        with _told(path, names[number], problems):
+            blocks.extend(stored.blocks_of(path, number, is_row))
+    records = stored.Stored(paths, blocks, _parsed)
+    return Rows(records, guess_columns(records, columns), split, names, stored.Origins(records), problems)
+
+
+@contextmanager
+def _told(path: Path, name: str, problems: list[Problem]) -> Iterator[None]:
+    """A file that cannot be read becomes a problem."""
+    try:
+        yield
+    except FileNotFoundError:
+        problems.append(Problem(name, f"does not exist{_near(path)}"))
+    except OSError as bad:
+        problems.append(Problem(name, f"cannot be read: {bad.strerror or bad} (errno {bad.errno})"))
 
 
 def _shown(path: Path, root: Path | None) -> str:
@@ -44,17 +93,12 @@ def _shown(path: Path, root: Path | None) -> str:
 
 
 def _read(path: Path, name: str) -> Iterator[Read | Problem]:
-    try:
-        if path.is_dir() or path.suffix in (".parquet", ".arrow"):
-            yield from _from_table(path, name)
-        elif path.suffix == ".json":
-            yield from _from_json(path.read_bytes(), name)
-        else:
-            yield from _from_lines(path, name)
-    except FileNotFoundError:
-        yield Problem(name, f"does not exist{_near(path)}")
-    except OSError as bad:
-        yield Problem(name, f"cannot be read: {bad.strerror or bad} (errno {bad.errno})")
+    if _is_lines(path):
+        yield from _from_lines(path, name)
+    elif path.suffix == ".json" and not path.is_dir():
+        yield from _from_json(path.read_bytes(), name)
+    else:
+        yield from _from_table(path, name)
 
 
 def _near(path: Path) -> str:
@@ -69,9 +113,20 @@ def _near(path: Path) -> str:
 def _from_lines(path: Path, name: str) -> Iterator[Read | Problem]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            text = line.strip().removeprefix(b"\xef\xbb\xbf")
-            if text:
-                yield _row(text, name, number)
+            row = _line(line, name, number)
+            if row is not None:
+                yield row
+
+
+def _line(line: bytes, name: str, number: int) -> Read | Problem | None:
+    """What a line holds; None for a blank one."""
+    text = line.strip().removeprefix(b"\xef\xbb\xbf")
+    return _row(text, name, number) if text else None
+
+
+def _parsed(line: bytes, number: int) -> Mapping[str, Any] | None:
+    found = _line(line, "", number)
+    return found[0] if isinstance(found, tuple) else None
 
 
 def _row(text: bytes, name: str, number: int) -> Read | Problem:

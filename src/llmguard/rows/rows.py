@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from llmguard.errors import UsageError
 from llmguard.findings import Where
 from llmguard.rows.columns import Columns, guess_columns
+from llmguard.rows.stored import Derived, Stored
 from llmguard.rows.turns import Turn, turns_of
 
 __all__ = ["Problem", "Rows", "as_rows"]
@@ -53,9 +54,17 @@ class Rows:
         return iter(self.records)
 
     @cached_property
-    def turns(self) -> list[tuple[Turn, ...] | None]:
+    def turns(self) -> Sequence[tuple[Turn, ...] | None]:
         """The turns of every row; None for rows that have none (see `turns_of`)."""
-        return [turns_of(record, self.columns) for record in self.records]
+        made = Derived(self.records, partial(turns_of, columns=self.columns))
+        return made if isinstance(self.records, Stored) else list(made)
+
+    @property
+    def filled(self) -> set[str]:
+        """The files that rows come from."""
+        if isinstance(self.records, Stored):
+            return {self.files[block.file] for block in self.records.blocks if block.rows}
+        return {self.files[file] for file, _ in self.origin}
 
     def where(self, row: int) -> Where:
         """File, line and number of a row (numbers count from 0)."""
