@@ -84,7 +84,7 @@ class Audit:
     def _unreachable(self, entry: Entry) -> str:
         """Why a check must not touch the project's paths; "" where it may. A read on a dead mount never comes back."""
         silent = () if entry.family in BEYOND_PATHS else self.evidence.get("mounts").silent
-        names = ", ".join(f"{one.point} ({one.kind} from {one.source})" for one in silent)
+        names = ", ".join(one.name for one in silent)
         return f"not looked at: {names} does not answer, see named_paths_answer" if silent else ""
 
     def run(self, entry: Entry, target: str = "") -> CheckResult:

@@ -1,4 +1,4 @@
-"""Paths that lie on a file system which may wait for something outside of this machine, and whether it answers.
+"""Paths that lie on a file system which may wait for something outside of this machine, or are a pipe, and whether they answer.
 
 Which file system a path lies on is read from the kernel's table and from links on local disks, so that nothing is touched that
 could hang; only then is the path itself asked, in a probe.
@@ -7,6 +7,7 @@ could hang; only then is the path itself asked, in a probe.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,16 @@ from llmguard.probe.launch import Probe, start
 from llmguard.probe.result import ProbeResult, Verdict
 from llmguard.probe.scratch import is_remote, mount_of, mountinfo
 
-__all__ = ["HANGS", "Named", "Silent", "silent_among", "where_it_lies"]
+__all__ = ["HANGS", "PIPE", "Named", "Silent", "silent_among", "where_it_lies"]
 
 HANGS = frozenset({Verdict.HUNG, Verdict.HUNG_FS, Verdict.UNKILLABLE, Verdict.PROGRESSING_SLOW})
 """Verdicts that say that a file system does not answer in time; a probe that broke for another reason says nothing about it."""
+PIPE = "named pipe"
+"""In the place of a file system's type, for a path that is a pipe: whoever opens it waits for somebody who writes."""
 LINKS = 40
 """Links that the kernel follows at most in one path."""
 _ASK = """
-import json, os, sys
+import json, os, stat, sys
 from llmguard.probe.child import step
 for path in json.loads(sys.argv[1]):
     step(f"asking for {path}")
@@ -31,7 +34,8 @@ for path in json.loads(sys.argv[1]):
             next(os.scandir(path), None)
         else:
             with open(path, "rb") as file:
-                file.read(1)
+                if not stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):  # what is read from a pipe is gone
+                    file.read(1)
     except OSError:
         continue  # an answer too: what is missing or forbidden is the business of other checks
 report("answered")
@@ -48,13 +52,18 @@ class Named:
 
 @dataclass(frozen=True)
 class Silent:
-    """Named paths whose file system does not answer: its mount point, type and source."""
+    """Named paths whose file system does not answer: its mount point, type and source; or a pipe (of type PIPE, without source)."""
 
     named: tuple[Named, ...]
     point: str
     kind: str
     source: str
     result: ProbeResult
+
+    @property
+    def name(self) -> str:
+        """Mount point, type and source in words."""
+        return f"{self.point} ({self.kind}{f' from {self.source}' if self.source else ''})"
 
 
 def silent_among(named: Iterable[Named], seconds: float, mounts: str | None = None) -> tuple[Silent, ...]:
@@ -68,6 +77,8 @@ def silent_among(named: Iterable[Named], seconds: float, mounts: str | None = No
         mount = where_it_lies(one.path, mounts)
         if is_remote(mount[1]):
             beyond.setdefault(mount, []).append(one)
+        elif _is_pipe(one.path):
+            beyond.setdefault((one.path, PIPE, ""), []).append(one)
     running = [(mount, held, _ask(held, mount[0], seconds)) for mount, held in beyond.items()]
     ended = [(mount, held, probe.wait()) for mount, held, probe in running]
     return tuple(
@@ -100,6 +111,14 @@ def where_it_lies(path: str, mounts: str | None = None) -> tuple[str, str, str]:
                 at.parent,
             )  # an absolute link begins with "/", which replaces what it is joined to
     return mount_of(str(at), mounts)
+
+
+def _is_pipe(path: str) -> bool:
+    """Whether a path on a local disk is a pipe with a name."""
+    try:
+        return stat.S_ISFIFO(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _link(path: Path) -> Path | None:
