@@ -37,7 +37,7 @@ class TestRowsAndSteps:
         assert "100 rows (train.jsonl) are fewer" in finding.message
         assert "16 per device x 8 accumulated = 128" in finding.message
         assert "3 steps" in finding.message
-        assert finding.evidence == {"rows": 100, "effective_batch": 128, "steps": 3}
+        assert finding.evidence == {"rows": 100, "effective_batch": 128, "steps": 3, "world": 1}
 
     def test_a_dropped_last_batch_leaves_no_step(self, folder: Folder) -> None:
         """With `dataloader_drop_last`, fewer rows than a batch are zero steps."""

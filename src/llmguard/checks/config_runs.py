@@ -46,20 +46,29 @@ def rows_fill_an_optimizer_step(config: AnyConfig) -> Yields:
         if plan.rows is None or not run.settings:
             continue
         looked_at += plan.rows
-        dropped = run.keys.get("dataloader_drop_last") is True and plan.rows < plan.batch
+        dropped = run.keys.get("dataloader_drop_last") is True and plan.rows < plan.batch * plan.world
+        devices = (
+            f"x {plan.world} processes (WORLD_SIZE) = {plan.effective}" if plan.world > 1 else "on one device"
+        )
         if 0 < plan.rows < plan.effective:
             steps = 0 if dropped else max(1, math.ceil(plan.epochs))
             yield error(
                 _at(found, run, "gradient_accumulation_steps", "per_device_train_batch_size", "batch_size"),
                 what=f"{plan.rows:,} rows ({plan.source}) are fewer than one optimizer step takes: "
-                f"{plan.batch} per device x {plan.accumulation} accumulated = {plan.effective} on one device; "
+                f"{plan.batch} per device x {plan.accumulation} accumulated = "
+                f"{plan.batch * plan.accumulation} {devices}; "
                 f"the whole run has {steps} steps",
                 why="the rate warms up and decays over a handful of steps: the model is as good as untrained",
                 cause="a batch meant for another data set or another number of devices",
-                remedy=f"lower batch size x accumulation to {max(1, plan.rows // 10)} or less, or bring more rows",
+                remedy=f"lower batch size x accumulation to {max(1, plan.rows // 10 // plan.world)} or less, or bring more rows",
                 expected=f"at least {plan.effective} rows",
                 actual=f"{plan.rows} rows, {steps} steps",
-                evidence={"rows": plan.rows, "effective_batch": plan.effective, "steps": steps},
+                evidence={
+                    "rows": plan.rows,
+                    "effective_batch": plan.effective,
+                    "steps": steps,
+                    "world": plan.world,
+                },
             )
     return looked_at
 

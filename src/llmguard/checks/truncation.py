@@ -126,8 +126,8 @@ def rows_fit_max_length(rows: Any, tokenizer: Any, template: Any, max_length: in
             source.where(texts[worst][0]),
             what=(
                 f"{int(long.sum()):,} of {len(texts):,} rows are longer than max_length = {max_length} "
-                f"({int(gone.sum()):,} of them lose their whole response); {quantiles}, the longest "
-                f"{int(whole.max())} tokens"
+                f"({int(gone.sum()):,} of them lose their whole response, {_unended(tokenizer, texts, long, special, max_length):,} their terminator); "
+                f"the shortest has {int(whole.min())} tokens, {quantiles}, the longest {int(whole.max())} tokens"
             ),
             why="what is beyond max_length is cut: answers end in mid-sentence and without terminator",
             cause="a max_length that was not chosen from the data",
@@ -138,13 +138,22 @@ def rows_fit_max_length(rows: Any, tokenizer: Any, template: Any, max_length: in
             expected=f"at most {max_length} tokens",
             actual=f"up to {int(whole.max())}",
             evidence={
-                "rows": [texts[i][0] for i in np.flatnonzero(long)[:5]],
+                "rows": [
+                    source.example(texts[i][0], tokens=int(whole[i]))
+                    for i in np.argsort(-whole, kind="stable")[: min(5, int(long.sum()))]
+                ],
                 "longer": int(long.sum()),
                 "lost": int(gone.sum()),
                 "shortest": int(whole.min()),
             },
         )
     return len(texts)
+
+
+def _unended(tokenizer: Any, texts: Any, long: Any, special: bool, max_length: int) -> int:
+    """How many of the long rows lose more than the line break that some templates write behind the last terminator."""
+    bare = [texts[i][1].rstrip() for i in np.flatnonzero(long)]
+    return sum(len(ids) > max_length for ids in tokenizer(bare, add_special_tokens=special)["input_ids"])
 
 
 @check

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmguard.configs.config import Config
@@ -21,9 +22,9 @@ _LINES, _ARRAY = 64_000_000, 4_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """The arithmetic of a run on one device. `rows` and `steps` are None where nothing tells them.
+    """The arithmetic of a run on `world` devices. `rows` and `steps` are None where nothing tells them.
 
-    `of_rows`: the steps follow from the rows (several devices or packing make them fewer), not from `max_steps`.
+    `of_rows`: the steps follow from the rows (more devices or packing make them fewer), not from `max_steps`.
     """
 
     rows: int | None
@@ -33,11 +34,17 @@ class Plan:
     steps: int | None
     of_rows: bool
     source: str = ""
+    world: int = 1
 
     @property
     def effective(self) -> int:
-        """Rows that one optimizer step takes on one device."""
-        return self.batch * self.accumulation
+        """Rows that one optimizer step takes, on all devices together."""
+        return self.batch * self.accumulation * self.world
+
+    @property
+    def factors(self) -> str:
+        """`4 x 8`, or `4 x 8 x 2` on two devices."""
+        return f"{self.batch} x {self.accumulation}" + (f" x {self.world}" if self.world > 1 else "")
 
     @property
     def per_epoch(self) -> int | None:
@@ -45,16 +52,16 @@ class Plan:
         return (
             None
             if self.rows is None
-            else max(1, math.ceil(math.ceil(self.rows / self.batch) / self.accumulation))
+            else max(1, math.ceil(math.ceil(self.rows / (self.batch * self.world)) / self.accumulation))
         )
 
     @property
     def arithmetic(self) -> str:
         """`7,888 rows / (4 x 8 rows a step) = 247 steps an epoch, x 3 epochs = 741 steps`."""
         if self.rows is None:
-            return f"{self.batch} x {self.accumulation} = {self.effective} rows a step"
+            return f"{self.factors} = {self.effective} rows a step"
         total = math.ceil((self.per_epoch or 0) * self.epochs)
-        head = f"{self.rows:,} rows / ({self.batch} x {self.accumulation} rows a step) = {self.per_epoch:,} steps an epoch"
+        head = f"{self.rows:,} rows / ({self.factors} rows a step) = {self.per_epoch:,} steps an epoch"
         return f"{head}, x {self.epochs:g} epochs = {total:,} steps"
 
 
@@ -73,14 +80,18 @@ def plan_of(config: Config, run: Run) -> Plan:
         3.0 if epochs is None and run.dialect in ("transformers", "trl", "llamafactory") else epochs or 1.0
     )
     epochs = min(epochs, _MOST_STEPS)
-    plan = Plan(rows, batch, accumulation, epochs, None, False, source)
+    plan = Plan(rows, batch, accumulation, epochs, None, False, source, _world())
     if most > 0:
-        return Plan(rows, batch, accumulation, epochs, int(most), False, source)
+        return replace(plan, steps=int(most))
     if plan.per_epoch is not None and not _is_packed(run):
-        return Plan(
-            rows, batch, accumulation, epochs, max(1, math.ceil(plan.per_epoch * epochs)), True, source
-        )
+        return replace(plan, steps=max(1, math.ceil(plan.per_epoch * epochs)), of_rows=True)
     return plan
+
+
+def _world() -> int:
+    """The processes of the run: WORLD_SIZE, where it is set as launchers set it; else one."""
+    told = os.environ.get("WORLD_SIZE", "")
+    return max(1, int(told)) if told.isdecimal() else 1
 
 
 def _whole(number: float | None) -> int:
