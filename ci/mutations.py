@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
-__all__ = ["Module", "Mutation"]
+__all__ = ["Module", "Mutation", "mutations_of"]
 
 Function = ast.FunctionDef
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -17,6 +18,7 @@ COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
 }  # fmt: skip
 JOINED: dict[type[ast.operator], type[ast.operator]] = {ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
+PACKAGE = "llmguard"
 FINDINGS = ("error", "warning", "note")
 
 
@@ -41,15 +43,24 @@ class Mutation:
 class Module:
     """A module with checks, and what of it belongs to each."""
 
+    _read: ClassVar[dict[Path, Module]] = {}
+
+    @classmethod
+    def read(cls, file: Path) -> Module:
+        """The module of a file, read once."""
+        if file not in cls._read:
+            cls._read[file] = cls(file)
+        return cls._read[file]
+
     def __init__(self, file: Path) -> None:
         self.file, self.text = file, file.read_bytes()
         self.tree = ast.parse(self.text)
         self.functions = {
             n.name: n for n in self.tree.body if isinstance(n, ast.FunctionDef) and n.name != "_"
         }
-        self._starts = [0]
+        self.starts = [0]
         for line in self.text.splitlines(keepends=True):
-            self._starts.append(self._starts[-1] + len(line))
+            self.starts.append(self.starts[-1] + len(line))
 
     @cached_property
     def digest(self) -> str:
@@ -92,14 +103,28 @@ class Module:
                     found.append(other)
         return found
 
+    def borrowed(self, check: str) -> Iterator[tuple[Module, str]]:
+        """Functions that the check, or what it uses of its module, takes from other modules of the package."""
+        used = {n.id for f in self.belonging(check) for n in ast.walk(f) if isinstance(n, ast.Name)}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
+                file = self._package.joinpath(*str(node.module).split(".")[1:]).with_suffix(".py")
+                for alias in node.names if file.is_file() else ():
+                    if alias.name in used and alias.name in (other := Module.read(file)).functions:
+                        yield other, alias.name
+
+    @property
+    def _package(self) -> Path:
+        return next(folder for folder in self.file.parents if folder.name == PACKAGE)
+
     def mutations(self, check: str) -> list[Mutation]:
         """All mutations of a check: of its own body first, then of what it uses."""
         functions = self.belonging(check)
         found = [m for function in functions for m in self._of(function, check)]
         used = {n.id for f in functions for n in ast.walk(f) if isinstance(n, ast.Name)}
         for name, value in self.constants.items():
-            if name in used and isinstance(value, ast.Constant):
-                found.append(self._replace(name, value, "threshold", repr(_other(value.value))))
+            if name in used:
+                found.append(self._replace(name, value, "threshold", repr(_other(ast.literal_eval(value)))))
         return list({(m.start, m.stop, m.after): m for m in found}.values())
 
     def _of(self, function: Function, check: str) -> Iterator[Mutation]:
@@ -115,19 +140,49 @@ class Module:
                     yield self._replace(name, node, operator, after)
 
     def _replace(self, function: str, node: ast.stmt | ast.expr, operator: str, after: str) -> Mutation:
-        start = self._starts[node.lineno - 1] + node.col_offset
-        stop = self._starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+        start = self.starts[node.lineno - 1] + node.col_offset
+        stop = self.starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
         before = " ".join(ast.unparse(node).split())
         return Mutation(function, node.lineno, operator, start, stop, _short(before), after)
 
     def _insert(self, function: str, node: ast.stmt, operator: str, text: str) -> Mutation:
-        at = self._starts[node.lineno - 1] + node.col_offset
+        at = self.starts[node.lineno - 1] + node.col_offset
         after = f"{text}\n{' ' * node.col_offset}"
         return Mutation(function, node.lineno, operator, at, at, "", after)
+
+    def blinded(self, check: str) -> bytes:
+        """The module's text, where the check finds nothing and says that it looked at one thing."""
+        explained = next(self.explained(check), None)
+        function = explained or self.functions[check]
+        first = next(s for s in function.body if not _is_text(s))
+        told = self._insert(check, first, "blind", "return iter(())" if explained else "return 1")
+        return self.mutated(told)
 
     def mutated(self, mutation: Mutation) -> bytes:
         """The module's text with one mutation in it."""
         return self.text[: mutation.start] + mutation.after.encode() + self.text[mutation.stop :]
+
+
+def mutations_of(module: Module, check: str, limit: int) -> Iterator[tuple[Module, Mutation]]:
+    """So many mutations of a check (0: all). A short check is filled up with some of the functions of other modules that it calls."""
+    own = spread(module.mutations(check), limit)
+    yield from ((module, mutation) for mutation in own)
+    if limit and len(own) < limit:
+        others = [(m, mutation) for m, name in module.borrowed(check) for mutation in m.mutations(name)]
+        yield from others[:: max(1, len(others) // (limit - len(own)))][: limit - len(own)]
+
+
+def spread(found: list[Mutation], limit: int) -> list[Mutation]:
+    """So many mutations, of as many kinds as there are, the check's own body before its helpers."""
+    if not limit or len(found) <= limit:
+        return found
+    kinds: dict[str, list[Mutation]] = {}
+    for mutation in found:
+        kinds.setdefault(mutation.operator, []).append(mutation)
+    taken: list[Mutation] = []
+    while len(taken) < limit:
+        taken += [left.pop(0) for left in kinds.values() if left][: limit - len(taken)]
+    return sorted(taken, key=lambda m: (m.start, m.stop))
 
 
 def _deciding(node: ast.AST) -> Iterator[ast.stmt | ast.expr]:
@@ -171,6 +226,8 @@ def _changes(node: ast.stmt | ast.expr) -> Iterator[tuple[str, str]]:
         yield "&/|", f"({ast.unparse(ast.BinOp(node.left, JOINED[type(node.op)](), node.right))})"
     elif isinstance(node, ast.Expr) and isinstance(node.value, (ast.Yield, ast.YieldFrom)):
         yield "yield removed", "yield from ()"
+    elif isinstance(node, ast.Assign) and isinstance(node.value, ast.YieldFrom):
+        yield "yield removed", f"{ast.unparse(node.targets[0])} = (yield from ()) or 0"
     elif isinstance(node, ast.Return) and node.value is not None and _counts(node.value):
         yield "counts nothing", "return 0"
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in ("error", "warning"):
@@ -183,8 +240,7 @@ def _compared(node: ast.Compare) -> Iterator[tuple[str, str]]:
         yield "comparison", f"({ast.unparse(turned)})"
         right = node.comparators[0]
         if _is_number(right) and isinstance(node.ops[0], (ast.Lt, ast.LtE, ast.Gt, ast.GtE)):
-            assert isinstance(right, ast.Constant)
-            moved = ast.Compare(node.left, node.ops, [ast.Constant(_other(right.value))])
+            moved = ast.Compare(node.left, node.ops, [ast.Constant(_other(ast.literal_eval(right)))])
             yield "threshold", f"({ast.unparse(moved)})"
 
 
