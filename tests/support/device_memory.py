@@ -15,6 +15,7 @@ memory comes in powers of two; a process may be held to a fraction of the device
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -47,6 +48,7 @@ class FakeTensor:
         take, give = (device.pin, device.unpin) if pinned else (device.allocate, device.free)
         final = weakref.finalize(self, give, take(nbytes))
         final.atexit = False
+        device.tensors.add(self)
 
     def __repr__(self) -> str:
         return f"FakeTensor({self.nbytes} bytes, device='{self.device}')"
@@ -140,6 +142,7 @@ class FakeDevice:
     kept: dict[object, Block] = field(default_factory=dict)
     raw: int = 0
     used: bool = False
+    tensors: weakref.WeakSet[FakeTensor] = field(default_factory=weakref.WeakSet)
     calls: dict[str, int] = field(default_factory=dict)
     _held: int = 0
     _peak: int = 0
@@ -266,6 +269,12 @@ class FakeDevice:
         """Context and the workspace of the main stream."""
         self.used = True
         self.multiply()
+
+    def objects(self, *, new: bool = False) -> list[Any]:
+        """Tensors that are alive; `new`: those that the collector sees, for what was frozen it does not."""
+        alive = [tensor for tensor in list(self.tensors) if not tensor.is_pinned]
+        visible = {id(each) for each in gc.get_objects()} if new else None
+        return [tensor for tensor in alive if visible is None or id(tensor) in visible]
 
     def why_not(self, level: str) -> str:
         """What `hides` says."""

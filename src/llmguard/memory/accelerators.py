@@ -106,50 +106,23 @@ class Accelerator:
 
     def driver(self) -> int | None:
         """Bytes of this process and its children, from NVML."""
-        if self.kind != "cuda":
-            return self._no("driver", f"there is no count per process for {self.kind}")
-        if not self._used:
-            return self._no("driver", UNUSED)
-        from llmguard.memory.nvml import of_processes
-
-        told = of_processes(self.identity)
-        return self._no("driver", told) if isinstance(told, str) else self._got("driver", told[0])
+        told = self._processes()
+        return self._told("driver", told if isinstance(told, str) else told[0])
 
     def device_wide(self) -> tuple[int, int] | None:
         """Used and total, by whomever."""
-        if not self._used or not self._has_context:
-            return self._no("device", UNUSED)
-        if self.kind == "mps":
-            total = getattr(self._of, "recommended_max_memory", lambda: 0)()
-            return (int(self._of.driver_allocated_memory()), int(total)) if total else None
-        try:
-            free, total = self._of.mem_get_info(self.index)
-        except (RuntimeError, AttributeError) as failed:
-            return self._no("device", f"{type(failed).__name__}: {failed}")
-        self._got("device", 0)
-        return int(total) - int(free), int(total)
+        told = self._everybody()
+        if self._told("device", told if isinstance(told, str) else told[0]) is None:
+            return None
+        return None if isinstance(told, str) else told
 
     def pinned(self) -> int | None:
         """Bytes of page-locked memory that are handed out; one count a process, told by device 0."""
-        if self.kind != "cuda":
-            return self._no("pinned", f"not counted for {self.kind}")
-        if self.index:
-            return self._no("pinned", "one count a process: see cuda:0")
-        if not hasattr(self._of, "host_memory_stats_as_nested_dict"):
-            return self._no(
-                "pinned", "this torch does not count it (torch.cuda.host_memory_stats came later)"
-            )
-        stats = self._of.host_memory_stats_as_nested_dict() if self._used else {}
-        counted = stats.get("active_bytes") or stats.get("allocated_bytes") or {}
-        return self._got("pinned", int(counted.get("current", counted.get("all", {}).get("current", 0))))
+        return self._told("pinned", self._locked())
 
     def shared(self) -> bool | None:
         """Whether NVML lists a process on it that is not of ours."""
-        if self.kind != "cuda" or not self._used:
-            return None
-        from llmguard.memory.nvml import of_processes
-
-        told = of_processes(self.identity)
+        told = self._processes()
         return None if isinstance(told, str) else told[1] > 0
 
     def peak(self) -> int | None:
@@ -184,6 +157,12 @@ class Accelerator:
                 one = torch.rand(64, 64, device=self.name).to(getattr(torch, name))
                 (one @ one).sum().item()
 
+    def objects(self, *, new: bool = False) -> list[Any]:
+        """Live tensors on this device."""
+        from llmguard.memory.tensors import live_tensors
+
+        return live_tensors(self.name if self.kind != "mps" else "mps", frozen=not new)
+
     def why_not(self, level: str) -> str:
         """The reason noted by the last reading."""
         return self._reasons.get(level, "")
@@ -201,11 +180,44 @@ class Accelerator:
             return int(getattr(self._of, function)(self.index))
         return int(raw(self.index).get(name, {}).get("all", {}).get(which, 0))
 
-    def _no(self, level: str, reason: str) -> Any:
-        """None, with its reason noted."""
-        self._reasons[level] = reason
-        return None
+    def _processes(self) -> tuple[int, int] | str:
+        """Bytes of ours and of others, or why not."""
+        if self.kind != "cuda":
+            return f"there is no count per process for {self.kind}"
+        if not self._used:
+            return UNUSED
+        from llmguard.memory.nvml import of_processes
 
-    def _got(self, level: str, value: int) -> int:
+        return of_processes(self.identity)
+
+    def _everybody(self) -> tuple[int, int] | str:
+        """Used and total, or why not."""
+        if not self._used or not self._has_context:
+            return UNUSED
+        try:
+            if self.kind == "mps":
+                return int(self._of.driver_allocated_memory()), int(self._of.recommended_max_memory())
+            free, total = self._of.mem_get_info(self.index)
+        except (RuntimeError, AttributeError) as failed:
+            return f"{type(failed).__name__}: {failed}"
+        return int(total) - int(free), int(total)
+
+    def _locked(self) -> int | str:
+        """Pinned bytes, or why not."""
+        if self.kind != "cuda":
+            return f"not counted for {self.kind}"
+        if self.index:
+            return "one count a process: see cuda:0"
+        if not hasattr(self._of, "host_memory_stats_as_nested_dict"):
+            return "this torch does not count it (torch.cuda.host_memory_stats came later)"
+        stats = self._of.host_memory_stats_as_nested_dict() if self._used else {}
+        counted = stats.get("active_bytes") or stats.get("allocated_bytes") or {}
+        return int(counted.get("current", 0) or counted.get("all", {}).get("current", 0))
+
+    def _told(self, level: str, answer: int | str) -> int | None:
+        """The number; or None, with the reason noted."""
+        if isinstance(answer, str):
+            self._reasons[level] = answer
+            return None
         self._reasons.pop(level, None)
-        return value
+        return answer

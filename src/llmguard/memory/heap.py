@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import gc
 import os
-import sys
 from typing import Any
 
 __all__ = ["HeapMemory", "heap_memory"]
@@ -51,7 +49,9 @@ class HeapMemory:
     def allocated(self) -> int:
         """Bytes in blocks of malloc, mapped ones included; else bytes of tensor storages that the collector can see."""
         if self._ask is None:
-            return tensor_bytes()
+            from llmguard.memory.tensors import size_of
+
+            return sum(size_of(tensor) for tensor in self.objects())
         told = self._ask()
         return int(told.uordblks + told.hblkhd)
 
@@ -88,31 +88,15 @@ class HeapMemory:
     def warm(self) -> None:
         """Nothing is taken once."""
 
+    def objects(self, *, new: bool = False) -> list[Any]:
+        """Live tensors in host memory."""
+        from llmguard.memory.tensors import live_tensors
+
+        return live_tensors(self.name, frozen=not new)
+
     def why_not(self, level: str) -> str:
         """Host memory has one level."""
         return NO_LEVEL.get(level, "")
-
-
-def tensor_bytes() -> int:
-    """Bytes of the storages of all tensors that the collector knows, gradients included, each storage once."""
-    torch: Any = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "Tensor"):
-        return 0
-    sizes: dict[int, int] = {}
-    for found in gc.get_objects():
-        if issubclass(type(found), torch.Tensor):
-            for tensor in (found, found.grad if found.is_leaf else None):
-                _add(tensor, sizes)
-    return sum(sizes.values())
-
-
-def _add(tensor: Any, sizes: dict[int, int]) -> None:
-    try:
-        storage = tensor.untyped_storage() if tensor is not None and tensor.device.type == "cpu" else None
-        if storage is not None:
-            sizes[storage.data_ptr()] = storage.nbytes()
-    except (RuntimeError, NotImplementedError, AttributeError):  # sparse, meta and wrapper tensors have none
-        return
 
 
 def _mallinfo2() -> tuple[Any, str]:

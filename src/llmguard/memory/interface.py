@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 __all__ = ["LEVELS", "DeviceMemory", "Figures", "devices", "read", "use"]
 
@@ -70,6 +70,10 @@ class DeviceMemory(Protocol):
 
     def warm(self) -> None:
         """Let what is taken once be taken: context, random generator, one matrix product for each dtype."""
+        ...
+
+    def objects(self, *, new: bool = False) -> list[Any]:
+        """The live Python objects that hold bytes of it; `new`: only those made since `gc.freeze()`."""
         ...
 
     def why_not(self, level: str) -> str:
