@@ -2,92 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.checkpoint_files import is_exactly, write_checkpoint
-from support.lost_writes import Recorder
 from support.matrix import fault
+from support.power import save
+from support.supervised import crashes
 
-from llmguard_core.checkpoints import atomic_folder, checkpoints, folder, newest, verify
-from llmguard_core.checkpoints.folder import remove_folder
-
-TESTS = Path(__file__).resolve().parents[1]
-
-
-def save(out: Path, step: int) -> None:
-    with atomic_folder(out / f"checkpoint-{step}") as place:
-        write_checkpoint(place, step)
-
-
-def life(out: Path, done: Callable[[int], None]) -> None:
-    """Three saves, one of them made again over itself, and the oldest deleted; `done` is told what is safe from then on."""
-    for step in (2, 4, 6):
-        save(out, step)
-        done(step)
-    remove_folder(out / "checkpoint-2")
-    save(out, 6)
-
-
-def power_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
-    """What is wrong after each of `count` power losses at random moments; every sentence is one loss of something safe."""
-    real, replayed = tmp_path / "real", tmp_path / "replayed"
-    real.mkdir()
-    safe: list[tuple[int, int]] = []
-    recorder = Recorder(real)
-    with recorder.recording(monkeypatch):
-        life(real / "out", lambda step: safe.append((len(recorder.events), step)))
-    draw, wrong = random.Random(5), list[str]()
-    for _ in range(count):
-        moment = draw.randint(0, len(recorder.events))
-        recorder.crash(moment, draw, replayed)
-        least = max((step for at, step in safe if at <= moment), default=0)
-        found = newest(replayed / "out")
-        step = int(found.name.partition("-")[2]) if found else 0
-        if step < least:
-            wrong.append(f"after {moment} acts: step {least} was safe, {step} is left")
-        elif found and not is_exactly(found, step):
-            wrong.append(f"after {moment} acts: {found.name} holds other bytes")
-        halves = [c.name for c in checkpoints(replayed / "out") if verify(c)]
-        if halves:
-            wrong.append(f"after {moment} acts: {halves[0]} has its name and is not whole")
-    return wrong
-
-
-@fault("L2")
-def test_edge_42_a_power_loss_never_takes_a_checkpoint_that_was_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """50 moments; whatever was not flushed may be lost, in any combination."""
-    with caplog.at_level(logging.CRITICAL):
-        assert power_losses(tmp_path, monkeypatch, 50) == []
-
-
-@pytest.mark.soak
-def test_edge_42_power_losses_by_the_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same at 5,000 moments."""
-    assert power_losses(tmp_path, monkeypatch, 5000) == []
-
-
-@pytest.mark.parametrize("forgotten", ["files", "folders"])
-def test_the_model_of_a_power_loss_sees_a_flush_that_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str
-) -> None:
-    """Without the flushes of the files, or of the folders, the same losses do take what was saved."""
-    real = folder.flush
-    monkeypatch.setattr(
-        folder, "flush", lambda path: real(path) if path.is_dir() == (forgotten == "files") else None
-    )
-    assert power_losses(tmp_path, monkeypatch, 50)
+from llmguard_core.checkpoints import newest, verify
 
 
 def flips(out: Path, step: int, count: int, same: Callable[[Path], bool]) -> dict[str, int]:
@@ -145,44 +73,6 @@ def test_without_a_manifest_flips_in_archives_are_never_silent(tmp_path: Path) -
             continue
         assert torch.equal(loaded["state"][0]["exp_avg"], torch.arange(400.0))
     assert seen > 60
-
-
-def crashes(folder: Path, mode: str, *args: str, before: tuple[str, ...] = ()) -> Any:
-    """Run the supervisor of forked training processes; gives what it saw."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])}
-    done = subprocess.run(
-        [*before, sys.executable, "-m", "support.crashes", mode, str(folder), *args],
-        env={**environment, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def judge_kills(seen: dict[str, Any], kills: int) -> None:
-    assert seen["wrong"] == []
-    assert seen["kills"] == kills
-    assert seen["while_saving"] > 0, "no kill fell into a save: nothing was shown"
-    assert seen["finished"] > 0
-    assert seen["most_lost"] <= seen["interval"]
-
-
-@pytest.mark.needs_torch
-@fault("L1")
-def test_edge_41_killed_at_random_points_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """12 SIGKILLs at random moments: at most one interval is lost, every checkpoint found holds the weights of its step."""
-    judge_kills(crashes(tmp_path, "kills", "12"), 12)
-
-
-@pytest.mark.needs_torch
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_edge_41_killed_at_200_random_points(tmp_path: Path) -> None:
-    """The same, 200 times."""
-    judge_kills(crashes(tmp_path, "kills", "200"), 200)
 
 
 @pytest.mark.needs_torch

@@ -6,38 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.queues import daemon, once, until
 
 from llmguard.locks import started
-from llmguard_core.queue import Job, in_child, run_queue, status
+from llmguard_core.queue import Job, status
 from llmguard_core.queue.jobs import Queue
-from llmguard_core.queue.work import end_session
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
-DAEMON = """
-import sys
-from pathlib import Path
-from llmguard_core.queue import in_child, run_queue
-folder, child = sys.argv[1:]
-work = in_child(lambda job: [sys.executable, "-c", child, str(job.file), str(job.folder)], grace=10)
-run_queue(folder, work, settle=0, poll=0.05, backoff=0)
-"""
-SLOW = """
-import signal, sys, time, pathlib, os
-folder = pathlib.Path(sys.argv[2])
-def saved(*_):
-    (folder / "saved").touch()
-    sys.exit(143)
-signal.signal(signal.SIGTERM, saved)
-(folder / "begun").write_text(str(os.getpid()))
-if not (folder / "saved").exists():
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -45,27 +24,6 @@ def queue(tmp_path: Path) -> Path:
     Queue(tmp_path / "queue").make()
     (tmp_path / "queue" / "pending" / "a.jsonl").write_text("{}\n")
     return tmp_path / "queue"
-
-
-def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = true()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it never came to that")
-
-
-def daemon(queue: Path, child: str = SLOW) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-c", DAEMON, str(queue), child], env={**os.environ, "PYTHONPATH": path}
-    )
-
-
-def once(queue: Path, command: list[str], **more: Any) -> None:
-    run_queue(queue, in_child(lambda job: command), once=True, settle=0.0, backoff=0.0, attempts=1, **more)
 
 
 def test_sigterm_lets_the_child_save_and_puts_the_file_back(queue: Path) -> None:
@@ -82,47 +40,6 @@ def test_sigterm_lets_the_child_save_and_puts_the_file_back(queue: Path) -> None
     second.send_signal(signal.SIGTERM)
     assert second.wait(60) == 0
     assert [each["outcome"] for each in Queue(queue).jobs("done")[0].attempts] == ["interrupted", "done"]
-
-
-def test_edges_43_and_58_a_daemon_that_was_killed_leaves_nothing_in_the_way(queue: Path) -> None:
-    """SIGKILL: the lock ends with the process, its child is ended by the next daemon, the file is trained again."""
-    first = daemon(queue)
-    (begun,) = until(lambda: [p for p in queue.glob("running/*/begun") if p.read_text()])
-    child = int(begun.read_text())
-    first.kill()
-    first.wait()
-    since = started(child)
-    assert since is not None, "the child was to outlive its daemon"
-    begun.parent.joinpath("saved").touch()
-    second = daemon(queue)
-    until(lambda: Queue(queue).jobs("done"))
-    assert started(child) != since
-    second.send_signal(signal.SIGTERM)
-    assert second.wait(60) == 0
-    assert [each["outcome"] for each in Queue(queue).jobs("done")[0].attempts] == ["failed", "done"]
-
-
-def test_edge_43_the_lock_of_a_daemon_before_the_reboot_is_no_lock(queue: Path) -> None:
-    """Its file is there, with a pid that now belongs to somebody else (to us)."""
-    (queue / ".daemon.lock").write_text(
-        f'{{"pid": {os.getpid()}, "started": 1.0, "boot": "another", "host": null}}'
-    )
-    once(queue, ["true"])
-    assert [job.name for job in Queue(queue).jobs("done")] == ["a.jsonl"]
-
-
-def test_edge_48_a_process_with_the_same_number_is_not_the_child_of_before() -> None:
-    """Pid reuse: start time decides, and nobody else is killed."""
-    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    since = started(child.pid)
-    assert since is not None
-    end_session(child.pid, since - 1)
-    end_session(child.pid, None)
-    end_session("x", since)
-    with pytest.raises(subprocess.TimeoutExpired):
-        child.wait(0.5)
-    end_session(child.pid, since)
-    assert child.wait(20) == -signal.SIGKILL
 
 
 def test_a_child_that_fails_is_told_with_its_code_and_the_end_of_its_log(queue: Path) -> None:

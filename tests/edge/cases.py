@@ -114,25 +114,50 @@ CASES = (
     # Process and system
     _case(41, "C", "killed while training",
           "the run resumes, and ends with the weights of one that was not",
-          C="core/checkpoints_crashes::edge_41_killed_at_random_points_it_goes_on_bit_for_bit"),
+          C="process_and_system::edge_41_killed_at_random_points_it_goes_on_bit_for_bit "
+            "process_and_system::edge_41_killed_at_200_random_points"),
     _case(42, "C", "the power goes",
           "files are flushed before they are renamed: the newest whole checkpoint is there",
-          C="core/checkpoints_crashes::edge_42_a_power_loss_never_takes_a_checkpoint_that_was_saved"),
-    _case(43, "C", "files of a daemon from before the reboot", "recognised, and cleared away",
-          C="core/queue_daemon::edge_43_the_lock_of_a_daemon_before_the_reboot_is_no_lock"),
-    _case(44, "KC", "errors of the disk", "path and errno; nothing half-written is chosen later",
-          C="core/checkpoints::edge_44_an_error_of_the_disk_is_told_with_path_and_number"),
-    _case(45, "K", "a network mount that is gone", "a verdict within its bound"),
-    _case(46, "K", "no permission to write", "told before the run"),
+          C="process_and_system::edge_42_the_model_of_a_power_loss_sees_a_flush_that_is_missing "
+            "process_and_system::edge_42_a_power_loss_never_takes_a_checkpoint_that_was_saved "
+            "process_and_system::edge_42_power_losses_by_the_thousand"),
+    _case(43, "C", "files of a daemon from before the reboot",
+          "recognised, and cleared away",
+          C="process_and_system::edge_43_a_daemon_that_was_killed_leaves_nothing_in_the_way "
+            "process_and_system::edge_43_the_lock_of_a_daemon_before_the_reboot_is_no_lock"),
+    _case(44, "KC", "errors of the disk",
+          "path and errno; nothing half-written is chosen later",
+          K="process_and_system::edge_44_data_on_a_disk_that_cannot_be_read_are_told "
+            "probe/faulty_volumes::an_error_that_comes_only_with_fsync_is_found",
+          C="process_and_system::edge_44_an_error_of_the_disk_is_told_with_path_and_number"),
+    _case(45, "K", "a network mount that is gone",
+          "a verdict within its bound",
+          K="process_and_system::edge_45_a_path_that_never_answers_is_told_in_bounded_time "
+            "probe/mounts::a_config_and_data_on_a_silent_file_system_hang_nobody"),
+    _case(46, "KC", "no permission to write",
+          "told before the run",
+          K="process_and_system::edge_46_an_output_folder_that_may_not_be_written_is_told_before_the_run",
+          C="process_and_system::edge_46_a_run_that_may_not_write_is_refused_before_a_model_is_loaded "
+            "process_and_system::edge_46_a_checkpoint_that_may_not_be_written_is_told "
+            "process_and_system::edge_46_a_queue_that_may_not_be_written_is_told"),
     _case(47, "KC", "a clock that jumps",
           "durations are those of a clock that does not; files from the future are named",
-          C="core/queue::edge_47_a_clock_that_was_set_back_keeps_nobody_waiting"),
-    _case(48, "C", "two daemons on one queue", "the second refuses, and names the first",
-          C="core/queue::edge_48_a_second_daemon_is_refused_by_name"),
-    _case(49, "KC", "children that nobody waited for", "counted, and reaped by the core",
-          C="core/queue::edge_49_children_that_nobody_waited_for_are_reaped"),
-    _case(50, "C", "locked files", "waited for, then their holder is named",
-          C="core/queue::edge_50_a_locked_file_is_waited_for_then_its_holder_is_named"),
+          K="process_and_system::edge_47_files_from_the_future_are_named",
+          C="process_and_system::edge_47_waits_end_although_the_clock_is_set_back "
+            "process_and_system::edge_47_a_clock_that_was_set_back_keeps_nobody_waiting "
+            "process_and_system::edge_47_what_was_put_there_in_the_future_keeps_its_priority"),
+    _case(48, "C", "two daemons on one queue",
+          "the second refuses, and names the first",
+          C="process_and_system::edge_48_a_second_daemon_is_refused_by_name "
+            "process_and_system::edge_48_a_process_with_the_same_number_is_not_the_child_of_before"),
+    _case(49, "KC", "children that nobody waited for",
+          "counted, and reaped by the core",
+          K="process_and_system::edge_49_zombies_are_counted_with_the_parent_that_forgets_them",
+          C="process_and_system::edge_49_children_that_nobody_waited_for_are_reaped"),
+    _case(50, "C", "locked files",
+          "waited for, then their holder is named",
+          C="process_and_system::edge_50_a_locked_file_is_waited_for_then_its_holder_is_named "
+            "process_and_system::edge_50_a_save_by_another_process_is_waited_for_then_named"),
     # Queue of training files
     _case(51, "C", "a file deleted while it waits",
           "noted down, and the next one goes on",

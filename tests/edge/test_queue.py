@@ -20,6 +20,11 @@ from llmguard_core.queue.daemon import LOCK
 from llmguard_core.queue.jobs import SUFFIXES, Queue
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    """Nothing here needs torch in this process."""
+
+
 @pytest.fixture
 def queue(tmp_path: Path) -> Path:
     Queue(tmp_path / "queue").make()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from llmguard.probe.environment import Environment
 from llmguard.probe.host import Host
 from support.machines import host_of
 
-__all__ = ["in_namespace", "machine", "only", "unshared"]
+__all__ = ["in_namespace", "machine", "only", "unprivileged", "unshared"]
 
 SETTINGS = ("gpu", "environ", "now", "torch_needed_by", "quick_timeout")
 
@@ -31,6 +33,32 @@ def machine(root: Path | None = None, files: dict[str, str] | None = None, **fac
     environment = Environment("/project", host=host, **{"torch_needed_by": "[pipeline] trainer", **settings})  # type: ignore[arg-type]  # by name
     environment.__dict__.update(facts)
     return environment
+
+
+NOBODY = 65534
+
+
+def unprivileged(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user whom the modes of files bind, which root is not; skipped where there is no way to become one.
+
+    Where root's interpreter lies in a folder that is closed to others, it is run in a namespace without root's privileges.
+    """
+    ways: list[tuple[list[str], int | None]] = [([], None)]
+    if os.geteuid() == 0:
+        ways = [([], NOBODY), (["unshare", "-U"], None)]
+    for before, user in ways:
+        try:
+            if _run([*before, sys.executable, "-c", "import llmguard"], user).returncode == 0:
+                return _run([*before, *command], user)
+        except OSError:  # there is no such program, or this user may not start it
+            continue
+    pytest.skip("root may write everywhere, and no other user can run this interpreter here")
+
+
+def _run(command: Sequence[str], user: int | None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, user=user, group=user
+    )
 
 
 def unshared(*commands: str) -> Callable[[str], str]:
