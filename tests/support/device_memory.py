@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -108,6 +109,7 @@ class FakeChild:
     late: float = 0.0
     over: float = 0.0
     killed: float | None = None
+    pid: int = 0
 
     def kill(self) -> None:
         """End it; the driver takes its time."""
@@ -201,9 +203,9 @@ class FakeDevice:
         if what not in self.kept:
             self.kept[what] = self.allocate(nbytes)
 
-    def child(self, nbytes: int, *, late: float = 0.0, over: float = 0.0) -> FakeChild:
-        """Start a process of ours that holds bytes."""
-        self.children.append(FakeChild(self, nbytes, late, over))
+    def child(self, nbytes: int, *, pid: int = 0, late: float = 0.0, over: float = 0.0) -> FakeChild:
+        """Let a process of ours hold bytes."""
+        self.children.append(FakeChild(self, nbytes, late, over, pid=pid))
         return self.children[-1]
 
     def set_fraction(self, fraction: float) -> None:
@@ -234,6 +236,12 @@ class FakeDevice:
     def driver(self) -> int | None:
         """Context, segments, what was taken past the allocator, children."""
         return self._told("driver", self._ours() + sum(child.held() for child in self.children))
+
+    def processes(self) -> dict[int, int] | None:
+        """This process, and its children by the ids that they were given."""
+        if self.driver() is None:
+            return None
+        return {os.getpid(): self._ours()} | {c.pid: c.held() for c in self.children if c.held()}
 
     def device_wide(self) -> tuple[int, int] | None:
         """All of it, and other processes."""
@@ -272,7 +280,7 @@ class FakeDevice:
 
     def objects(self, *, new: bool = False) -> list[Any]:
         """Tensors that are alive; `new`: those that the collector sees, for what was frozen it does not."""
-        alive = [tensor for tensor in list(self.tensors) if not tensor.is_pinned]
+        alive = list(self.tensors)
         visible = {id(each) for each in gc.get_objects()} if new else None
         return [tensor for tensor in alive if visible is None or id(tensor) in visible]
 

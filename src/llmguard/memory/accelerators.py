@@ -107,7 +107,12 @@ class Accelerator:
     def driver(self) -> int | None:
         """Bytes of this process and its children, from NVML."""
         told = self._processes()
-        return self._told("driver", told if isinstance(told, str) else told[0])
+        return self._told("driver", told if isinstance(told, str) else sum(told[0].values()))
+
+    def processes(self) -> dict[int, int] | None:
+        """The same by process id."""
+        told = self._processes()
+        return None if isinstance(told, str) else told[0]
 
     def device_wide(self) -> tuple[int, int] | None:
         """Used and total, by whomever."""
@@ -180,8 +185,8 @@ class Accelerator:
             return int(getattr(self._of, function)(self.index))
         return int(raw(self.index).get(name, {}).get("all", {}).get(which, 0))
 
-    def _processes(self) -> tuple[int, int] | str:
-        """Bytes of ours and of others, or why not."""
+    def _processes(self) -> tuple[dict[int, int], int] | str:
+        """Bytes of each process of ours, and of all others; or why not."""
         if self.kind != "cuda":
             return f"there is no count per process for {self.kind}"
         if not self._used:

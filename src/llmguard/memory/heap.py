@@ -63,6 +63,10 @@ class HeapMemory:
         """Not here."""
         return None
 
+    def processes(self) -> dict[int, int] | None:
+        """Not here."""
+        return None
+
     def device_wide(self) -> tuple[int, int] | None:
         """Not here: what is used on the machine is used by others."""
         return None

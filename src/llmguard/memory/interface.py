@@ -44,6 +44,10 @@ class DeviceMemory(Protocol):
         """Bytes that the driver counts for this process and its children."""
         ...
 
+    def processes(self) -> dict[int, int] | None:
+        """The same, by process id."""
+        ...
+
     def device_wide(self) -> tuple[int, int] | None:
         """Bytes used by anybody, and bytes that there are."""
         ...

@@ -27,8 +27,8 @@ class _Process(ctypes.Structure):
     )
 
 
-def of_processes(uuid: str) -> tuple[int, int] | str:
-    """Bytes of this process with its children, and of all others, on the device of that UUID; or why they cannot be had."""
+def of_processes(uuid: str) -> tuple[dict[int, int], int] | str:
+    """Bytes by process id of this process and its children, and the sum of all others, on the device of that UUID; or why not."""
     library = _library()
     if isinstance(library, str):
         return library
@@ -42,17 +42,17 @@ def of_processes(uuid: str) -> tuple[int, int] | str:
     if library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle)):
         return f"NVML does not know {uuid}"
     listed = _listed(library, handle)
-    return listed if isinstance(listed, str) else _summed(listed)
+    return listed if isinstance(listed, str) else _parted(listed)
 
 
-def _summed(listed: list[tuple[int, int]]) -> tuple[int, int] | str:
+def _parted(listed: list[tuple[int, int]]) -> tuple[dict[int, int], int] | str:
     if any(used == UNKNOWN for _, used in listed):
         return "the driver gives no memory per process here (MIG, WSL or a container)"
-    ours = {os.getpid(), *descendants()}
-    if not any(pid in ours for pid, _ in listed):
+    family = {os.getpid(), *descendants()}
+    ours = {pid: used for pid, used in listed if pid in family}
+    if not ours:
         return "the driver lists no process of ours (a container with process ids of its own)"
-    mine = sum(used for pid, used in listed if pid in ours)
-    return mine, sum(used for _, used in listed) - mine
+    return ours, sum(used for pid, used in listed if pid not in family)
 
 
 def _listed(library: Any, handle: ctypes.c_void_p) -> list[tuple[int, int]] | str:
