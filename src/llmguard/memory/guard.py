@@ -21,8 +21,8 @@ from llmguard.memory.verdict import Drift, Kind, Slope, drift_of, is_falling, ju
 
 __all__ = ["DEFAULT_LIMIT", "Charge", "Growth", "Guard"]
 
-DEFAULT_LIMIT = 2**20
-"""Bytes that a test may leave where nothing else is said: just below this is found at once, less as a drift."""
+DEFAULT_LIMIT = 2**19
+"""Bytes that a test may leave where nothing else is said: 1 MiB is found at once, less as a drift."""
 JUDGED = ("allocated", "pinned")
 """Levels that are exact, and this process' own."""
 WAITS = (0.1, 0.4, 1.0)
@@ -77,6 +77,8 @@ class Guard:
         self._gone: list[Charge] = []
         self._charged: dict[Key, int] = {}
         self._slopes: dict[Key, list[int]] = {}
+        self._old: set[int] = set()
+        self._made: dict[str, list[weakref.ref[Any]]] = {}
 
     # around a test
 
@@ -86,12 +88,15 @@ class Guard:
         self._start = {d.name: read(d, LEVELS if closely else JUDGED) for d in self._devices}
         for name, figures in self._start.items():
             self.first.setdefault(name, figures)
-        self._gone, self._charged, self._slopes = [], {}, {}
+        self._gone, self._charged, self._slopes, self._made, self._old = [], {}, {}, {}, set()
         if closely:
             for device in self._devices:
                 device.reset_peak()
-        self.outside.begin(self._devices, closely=closely)
+            self.outside.learn(self._devices)
+        self.collector.catch_up()
         self.collector.freeze()
+        if not self.collector.frozen:  # the user froze: what is not frozen may be older than the test
+            self._old = {id(each) for device in self._devices for each in device.objects(new=True)}
 
     def end(
         self, limit: int = DEFAULT_LIMIT, *, closely: bool = False, let_go: Callable[[], None] | None = None
@@ -143,15 +148,15 @@ class Guard:
         """Charge a fixture with what its set-up took since `before` (`fast`): it is not the test's until the fixture is gone."""
         now = self.fast()
         if any(value - before.get(key, 0) > limit for key, value in now.items()):
-            now = self.held()
-        taken = {key: value - before.get(key, 0) for key, value in now.items()}
-        for key, value in taken.items():
+            self.collector.collect()
+            now = self.fast()
+        charge = Charge(name, {key: value - before.get(key, 0) for key, value in now.items()})
+        for key, value in charge.taken.items():
             self._charged[key] = self._charged.get(key, 0) + value
-        charge = Charge(name, taken)
         for device in self._devices:
-            if taken.get((device.name, "allocated"), 0) > limit:
-                charge.made += map(weakref.ref, device.objects(new=True))
-        self.outside.begin(self._devices, closely=False)
+            if charge.taken.get((device.name, "allocated"), 0) > limit:
+                charge.made += self._new(device)
+        self.outside.learn(self._devices)
         return charge
 
     def fast(self) -> dict[Key, int]:
@@ -160,8 +165,13 @@ class Guard:
         return {key: (now[key[0]].of(key[1]) or 0) - self._charged.get(key, 0) for _, key in self._keys(now)}
 
     def ended(self, charge: Charge) -> None:
-        """A charged fixture is torn down: its bytes are due back by the end of this test."""
-        self.collector.thaw()
+        """A charged fixture is about to be torn down: its bytes are due back by the end of this test.
+
+        What is frozen is thawed: a teardown that collects garbage must find what the set-up made.
+        """
+        if self.collector.frozen:
+            self._made = {device.name: self._new(device) for device in self._devices}
+            self.collector.thaw()
         self._gone.append(charge)
 
     def drift(self, key: Key, resolution: int) -> Drift | None:
@@ -197,19 +207,23 @@ class Guard:
         )
 
     def _beyond(self, now: dict[str, Figures], key: Key, limit: int) -> bool:
+        """Whether it is worth a closer look; the growth is noted for the drift of the session."""
         grown = self._grown(now, key)
-        slope = self._slopes.get(key)
         self.history.setdefault(key, []).append(grown)
-        return grown > limit or (slope is not None and grown > 0 and slope[-1] > 0)
+        return grown > limit or (grown > 0 and self._slopes.get(key, [0])[-1] > 0)
+
+    def _new(self, device: DeviceMemory) -> list[weakref.ref[Any]]:
+        """What was made since the test began and holds bytes of a device."""
+        if device.name in self._made:
+            return self._made[device.name]
+        return [weakref.ref(each) for each in device.objects(new=True) if id(each) not in self._old]
 
     # a closer look
 
     def _judged(self, device: DeviceMemory, key: Key, limit: int) -> Growth:
         level = key[1]
         device.settle()
-        refs = [
-            weakref.ref(each) for each in device.objects(new=True) if is_pinned(each) == (level == "pinned")
-        ]
+        refs = [ref for ref in self._new(device) if is_pinned(ref()) == (level == "pinned")]
         self.collector.collect_all()
         readings = self._readings(key, limit, refs)
         alive = [each for ref in refs if (each := ref()) is not None]

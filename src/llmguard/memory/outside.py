@@ -28,19 +28,18 @@ class Outside:
         self._count = 0
         self.late: dict[str, dict[int, int]] = {}
 
-    def begin(self, devices: Sequence[DeviceMemory], *, closely: bool) -> None:
-        """What children hold now is known."""
-        count = self._counted(devices)
-        if count != self._count or closely:
-            self._count = count
-            self._known = {device.name: _children(device) for device in devices}
+    def learn(self, devices: Sequence[DeviceMemory]) -> None:
+        """What children hold now is known, and nobody's."""
+        self._count = self._counted(devices)
+        self._known = {device.name: _children(device) for device in devices} if self._count else {}
 
     def judge(self, devices: Sequence[DeviceMemory], limit: int, *, closely: bool) -> list[Growth]:
         """Children that hold more than the limit and were not known: those that live are a leak, the dead are late."""
-        if self._counted(devices) == self._count and not closely:
+        count = self._counted(devices)
+        if count == self._count and not (closely and count):
             return []
         found = [growth for device in devices if (growth := self._look(device, limit)) is not None]
-        self.begin(devices, closely=True)
+        self.learn(devices)
         return found
 
     def still_late(self, devices: Sequence[DeviceMemory]) -> dict[str, int]:
