@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -116,18 +117,13 @@ def no_content_is_a_word_for_nothing(rows: Any) -> Tally:
 
 
 def _are_labels(rows: Rows) -> bool:
-    answers = [
-        text
-        for record in rows.records[:2000]
-        for _, side, text in texts_in(record, rows.columns)
-        if side == "response"
-    ]
-    others = [text for text in answers if text.strip() not in FOR_NOTHING]
-    return (
-        sum(len(text.split()) <= LABEL_WORDS for text in others) > MOST_LABELS * len(others)
-        if others
-        else False
-    )
+    short = others = 0
+    for record in itertools.islice(rows.records, 2000):
+        for _, side, text in texts_in(record, rows.columns):
+            if side == "response" and text.strip() not in FOR_NOTHING:
+                others += 1
+                short += len(text.split()) <= LABEL_WORDS
+    return short > MOST_LABELS * others
 
 
 @no_content_is_a_word_for_nothing.explain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -37,7 +38,8 @@ def every_conversation_has_turns(rows: Any) -> Tally:
                 )
                 yield softer, {"column": column, "has": shown}
 
-    has_messages = any(True for record in source.records[:1000] for _ in messages_of(record, source.columns))
+    first = itertools.islice(source.records, 1000)
+    has_messages = any(True for record in first for _ in messages_of(record, source.columns))
     return tallied(source, look) if has_messages else Tally()
 
 

@@ -121,12 +121,13 @@ def rows_fit_max_length(rows: Any, tokenizer: Any, template: Any, max_length: in
     if long.any():
         severe = bool(gone.any()) or long.mean() > MANY
         worst = int(np.argmax(whole))
+        unended = _unended(tokenizer, texts, long, special, max_length)
         quantiles = ", ".join(f"{q:.0%} of rows up to {int(np.quantile(whole, q))}" for q in (0.5, 0.9, 0.99))
         yield (error if severe else warning)(
             source.where(texts[worst][0]),
             what=(
                 f"{int(long.sum()):,} of {len(texts):,} rows are longer than max_length = {max_length} "
-                f"({int(gone.sum()):,} of them lose their whole response, {_unended(tokenizer, texts, long, special, max_length):,} their terminator); "
+                f"({int(gone.sum()):,} of them lose their whole response, {unended:,} their terminator); "
                 f"the shortest has {int(whole.min())} tokens, {quantiles}, the longest {int(whole.max())} tokens"
             ),
             why="what is beyond max_length is cut: answers end in mid-sentence and without terminator",
