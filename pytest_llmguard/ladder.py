@@ -20,6 +20,7 @@ EXPECTED = {
     "NAME": "a name that is not empty",
     "COUNT": "a whole number, 1 or more",
     "SECONDS": "a number of seconds above 0",
+    "SIZE": "a size above 0 such as '4 GiB'",
     "FLAG": "true or false",
 }
 WORDS = {
@@ -97,6 +98,8 @@ def _typed(takes: str, value: Any) -> Any:
         return WORDS.get(str(value).strip().lower())
     if takes in ("COUNT", "SECONDS"):
         return _number(value, whole=takes == "COUNT")
+    if takes == "SIZE":
+        return _size(str(value))
     text = str(value).strip() if isinstance(value, (str, Path)) else ""
     return text if text and ("|" not in takes or text in takes.split("|")) else None
 
@@ -109,6 +112,15 @@ def _number(value: Any, *, whole: bool) -> int | float | None:
     except (TypeError, ValueError):
         return None
     return number if 0 < number < float("inf") else None
+
+
+def _size(text: str) -> int | None:
+    from llmguard.project.schema import parse_size
+
+    try:
+        return parse_size(text) or None
+    except ValueError:
+        return None
 
 
 def marked(item: pytest.Item) -> str:

@@ -30,7 +30,7 @@ FAMILIES = {
 
 MARKERS: dict[str, str] = {
     "preflight": "a check that needs no weights and no GPU: seconds, on a CPU, before a run",
-    "gpu": "needs a GPU: skipped unless --gpu is given",
+    "gpu": "needs a GPU, or with gpu(count=2) several at once: skipped unless --gpu is given",
     **{name: f"llmguard checks: {what}" for name, what in FAMILIES.items()},
     'bug("slug")': "guards against the documented bug of that slug (`llmguard bug list`)",
     'gpu_memory(leak="1 MiB", peak="2 GiB")': "a GPU test that may leave and may use at most so much GPU memory",

@@ -32,6 +32,11 @@ OPTIONS: dict[str, tuple[str, object, str]] = {
         "hold the regressions in DIR against the ledger: stories whole, tests there and run",
     ),
     "gpu": ("FLAG", False, "run the tests that need a GPU; an error where there is none"),
+    "budget": (
+        "SIZE",
+        None,
+        "GPU memory of one xdist worker, so that several share a GPU; else they take turns",
+    ),
 }
 """Name -> what it takes, constant, help. `--llmguard-NAME` (`--gpu`) on the command line, `llmguard_NAME` in the ini file."""
 

@@ -59,12 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_llmguard.ladder import option, validate
 
         validate(config)
-        if option(config, "gpu") and not hasattr(
-            config, "workerinput"
-        ):  # a worker's controller has asked already
-            from pytest_llmguard.gpu import require_gpu
+        if option(config, "gpu"):
+            from pytest_llmguard.placement import place
 
-            require_gpu()
+            place(config)
     if given(config, config.option, "bugs"):
         from pytest_llmguard.ledger import keep_ledger
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from llmguard.probe.machine import Query
 
 __all__ = [
-    "CONTEXT", "SHARED", "Held", "Place", "VisibleGpu", "assign", "fraction_of", "gpus_here", "lock_folder", "room_for", "shared",
-    "turn", "variable_of", "visible",
+    "CONTEXT", "SHARED", "Held", "Place", "VisibleGpu", "assign", "entries_of", "fraction_of", "gpus_here", "lock_folder", "named",
+    "room_for", "shared", "turn", "variable_of", "visible",
 ]  # fmt: skip
 
 CONTEXT = 640 * 2**20
@@ -147,10 +147,14 @@ def gpus_here(
     if kind == "cuda" and (text or "").strip().upper().startswith("MIG-"):
         return tuple(VisibleGpu(entry) for entry in entries_of(str(text)))
     found = _nvidia(text, environ, timeout) if kind == "cuda" else ()
-    if found or count == 0:
-        return found
-    named = entries_of(text) if text is not None else [str(number) for number in range(count)]
-    return tuple(VisibleGpu(entry) for entry in named[:count])
+    return found or named(kind, count, environ)
+
+
+def named(kind: str, count: int, environ: Mapping[str, str]) -> tuple[VisibleGpu, ...]:
+    """So many GPUs by the entries of the caller's list, or by number where there is none; nobody is asked."""
+    text = environ.get(variable_of(kind, environ))
+    entries = entries_of(text) if text is not None else [str(number) for number in range(count)]
+    return tuple(VisibleGpu(entry) for entry in entries[:count])
 
 
 def _nvidia(text: str | None, environ: Mapping[str, str], timeout: float) -> tuple[VisibleGpu, ...]:

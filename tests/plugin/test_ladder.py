@@ -26,6 +26,7 @@ SOME: dict[str, tuple[str, str, str, Any]] = {
     "sarif": ("cli.sarif", "ini.sarif", "", None),
     "bugs": ("cli", "ini", "", None),
     "gpu": ("", "true", "", False),
+    "budget": ("4GiB", "2GiB", "", None),
 }
 """Option -> a value on the command line, in the ini file, in the marker; its constant."""
 
@@ -39,6 +40,7 @@ def config_of(pytester: pytest.Pytester, *arguments: str, ini: str = "") -> pyte
 def meant(pytester: pytest.Pytester, name: str, text: str) -> Any:
     takes = OPTIONS[name][0]
     typed = {"COUNT": int, "SECONDS": float, "FLAG": lambda _: True}
+    typed["SIZE"] = lambda t: int(t.removesuffix("GiB")) * 2**30
     typed |= dict.fromkeys(("FILE", "DIR"), lambda t: pytester.path / t)
     return typed.get(takes, str)(text)
 
