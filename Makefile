@@ -36,7 +36,8 @@ test: $(READY)  ## the whole test suite
 soak: $(READY)  ## hundreds of crashes, and all else that takes minutes
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m soak $(ARGS)
 
-mutants: $(READY)  ## break each check in small ways: which test goes red
+mutants: $(READY)  ## break each check in small ways, take each guard away: which test goes red
+	@$(BIN)/python ci/guards.py --workers $(WORKERS)
 	@$(BIN)/python ci/mutants.py --workers $(WORKERS) $(ARGS)
 
 lint: $(READY)  ## the law of the rooms, ruff, mypy, deptry

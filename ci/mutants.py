@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "ci"), str(ROOT / "src")]
@@ -40,13 +41,13 @@ from llmguard.catalogue import CHECKS, Entry  # noqa: E402  # the checkout's own
 KNOWN = ROOT / "build" / "mutants.json"
 PATIENCE, SLOWNESS, WORKERS = 45.0, 4.0, 2
 """Seconds that a run may take, and so many times what its tests took when nothing was changed."""
-Known = dict[str, tuple[str, str]]
-"""By mutant: what became of it, and the tests that said so."""
+Known = dict[str, list[Any]]
+"""By mutant: what became of it, a digest of its tests, and the ids of those that went red."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One mutant of one check (or the check as it is), and the tests that should see it."""
+    """One mutant of one check, and the tests that should see it; without a mutation: tests that saw one, to be green."""
 
     check: str
     family: str
@@ -62,9 +63,10 @@ class Job:
 
     @property
     def tested_by(self) -> str:
-        """The text of its tests."""
+        """The text of its tests; of a proof also which they are."""
         files = sorted({test.file for test in self.tests})
-        return hashlib.sha1(b"".join((ROOT / f).read_bytes() for f in files)).hexdigest()
+        ids = "" if self.mutation else repr(sorted(test.id for test in self.tests))
+        return hashlib.sha1(b"".join((ROOT / f).read_bytes() for f in files) + ids.encode()).hexdigest()
 
     @property
     def seconds(self) -> float:
@@ -73,20 +75,27 @@ class Job:
 
     def is_known(self, known: Known) -> bool:
         """Whether an earlier run found it out: one that was killed stays so, another is tried again when its tests change."""
-        outcome, tested_by = known.get(self.key, ("", ""))
+        outcome, tested_by, *_ = known.get(self.key, ("", ""))
         return (self.mutation is not None and outcome in (KILLED, TIMED_OUT)) or tested_by == self.tested_by
 
-    def run(self, tree: Tree) -> str:
-        """Run its tests on a copy where it stands in the place of the original; what became of it."""
+    def run(self, tree: Tree) -> tuple[str, list[str]]:
+        """Run its tests on a copy where it stands in the place of the original; what became of it, and which went red."""
         text = self.module.mutated(self.mutation) if self.mutation else self.module.text
         with tree.changed(self.module.file, text):
             ids = [test.id for test in self.tests]
             ended = tree.pytest(ids, "-x", seconds=PATIENCE + SLOWNESS * self.seconds) if ids else None
         if self.mutation is None:
-            return KILLED if ended and ended.code == 0 else RED
+            return (KILLED if ended and ended.code == 0 else RED), []
         if ended is None or ended.code == 0:
-            return SURVIVED
-        return TIMED_OUT if ended.code is None else KILLED
+            return SURVIVED, []
+        return (TIMED_OUT if ended.code is None else KILLED), self.red(ended.said)
+
+    def red(self, said: str) -> list[str]:
+        """Which of its tests pytest calls red."""
+        told = [
+            line.partition(" ")[2] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))
+        ]
+        return [test.id for test in self.tests if any(f"{each} ".startswith(f"{test.id} ") for each in told)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known: Known = {} if told.fresh or not KNOWN.is_file() else json.loads(KNOWN.read_text("utf-8"))
     with tempfile.TemporaryDirectory(prefix="mutants-") as home:
         trees = [Tree(Path(home, str(number))) for number in range(told.workers)]
-        jobs = plan(chosen, Survey.taken(trees, fresh=told.fresh), told.limit)
+        survey = Survey.taken(trees, fresh=told.fresh)
+        jobs = plan(chosen, survey, told.limit)
+        run_all([job for job in jobs if not job.is_known(known)], known, trees)
+        jobs += proofs(jobs, survey, known)
         run_all([job for job in jobs if not job.is_known(known)], known, trees)
     outcomes = [Outcome(j.check, j.family, j.module, j.mutation, known[j.key][0]) for j in jobs]
     rows = judged(outcomes, {entry.name: possible(entry) for entry in chosen})
@@ -133,16 +145,26 @@ def possible(entry: Entry) -> int:
 
 
 def plan(chosen: Sequence[Entry], survey: Survey, limit: int) -> list[Job]:
-    """The run without a mutation, then the mutants, of each check; the quickest check first."""
+    """The mutants of each check; the quickest check first."""
     by_check = [list(jobs_of(entry, tuple(survey.of(entry.name)), limit)) for entry in chosen]
     return [job for jobs in sorted(by_check, key=lambda jobs: jobs[0].seconds) for job in jobs]
 
 
+def proofs(jobs: Sequence[Job], survey: Survey, known: Known) -> Iterator[Job]:
+    """For each check, the tests that killed a mutant: they must be green together while nothing is changed."""
+    by_check: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_check.setdefault(job.check, []).append(job)
+    for check, own in by_check.items():
+        red = {name for job in own for told in known[job.key][2:] for name in told}
+        tests = tuple(test for test in survey.of(check) if test.id in red)
+        if tests:
+            yield Job(check, own[0].family, own[0].module, None, tests)
+
+
 def jobs_of(entry: Entry, tests: tuple[Test, ...], limit: int) -> Iterator[Job]:
-    """The run that must be green, then the mutants."""
-    own = module_of(entry)
-    yield Job(entry.name, entry.family, own, None, tests)
-    for module, mutation in mutations_of(own, entry.name, limit):
+    """The mutants of one check."""
+    for module, mutation in mutations_of(module_of(entry), entry.name, limit):
         yield Job(entry.name, entry.family, module, mutation, tests)
 
 
@@ -159,10 +181,10 @@ def run_all(jobs: list[Job], known: Known, trees: list[Tree]) -> None:
                 job = waiting.get_nowait()
             except Empty:
                 return
-            became = job.run(tree)
+            became, red = job.run(tree)
             with lock:
                 done[0] += 1
-                known[job.key] = (became, job.tested_by)
+                known[job.key] = [became, job.tested_by, red]
                 keep(known)
                 print(
                     f"{done[0]}/{len(jobs)} {time.monotonic() - began:5.0f} s", line(job, became), flush=True

@@ -31,8 +31,8 @@ KEPT = ROOT / "build" / "mutants-survey.json"
 ROOMS = ("tests", "regressions")
 BESIDE = ("tests/repo/", "tests/support/")
 """Tests of the repository itself run no check, and what tests share is surveyed with them."""
-PATIENCE, AT_MOST = 600.0, 90.0
-"""Seconds for one test file; seconds of tests for one mutant, beyond those that run the check."""
+PATIENCE, OWN, OTHERS = 600.0, 90.0, 12.0
+"""Seconds for one test file; of tests for one mutant, of the check's own and with all others."""
 LOCK = threading.Lock()
 MODULES = {entry.name: ROOT / "src" / f"{entry.module.replace('.', '/')}.py" for entry in CHECKS}
 
@@ -63,7 +63,8 @@ class Survey:
     def taken(cls, trees: list[Tree], *, fresh: bool = False) -> Survey:
         """The survey of the checkout as it is now; runs what is new, and keeps it file by file."""
         survey = cls() if fresh else cls.kept()
-        wanted = {name: _digest(ROOT / name) for name in files()}
+        root = trees[0].root
+        wanted = {name: hashlib.sha1((root / name).read_bytes()).hexdigest() for name in files(root)}
         survey.forget({n for n in survey.tests if survey.digests.get(n) != wanted.get(n)})
         left: SimpleQueue[str] = SimpleQueue()
         for name in wanted:
@@ -118,16 +119,26 @@ class Survey:
         part.replace(KEPT)
 
     def of(self, check: str) -> list[Test]:
-        """The tests for a check, cheap files first: those that run it, then what else its files hold, within bounds."""
+        """The tests for a check, its own first: in files that name it those that run it; then, for so many seconds as there are, others
+        that run it, and others of these files."""
         green = [t for tests in self.tests.values() for t in tests if t.outcome == "passed"]
         near = [t for t in green if check in t.checks]
-        files = {t.file for t in near if re.search(rf"\b{check}\b", (ROOT / t.file).read_text("utf-8"))}
-        rest, spent = [], 0.0
-        for test in sorted((t for t in green if t.file in files and t not in near), key=lambda t: t.seconds):
-            spent += test.seconds
-            if spent < AT_MOST:
-                rest.append(test)
-        return [*_ordered(near), *_ordered(rest)]
+        named = re.compile(rf"\b{check}\b")
+        files = {t.file for t in near if named.search((ROOT / t.file).read_text("utf-8"))}
+        found: list[Test] = []
+        spent = 0.0
+        for part, limit in (
+            ([t for t in near if t.file in files], OWN),
+            ([t for t in near if t.file not in files], OTHERS),
+            ([t for t in green if t.file in files and t not in near], OTHERS),
+        ):
+            taken: list[Test] = []
+            for test in sorted(part, key=lambda t: t.seconds):
+                if spent + test.seconds < limit:
+                    taken.append(test)
+                    spent += test.seconds
+            found += _ordered(taken)
+        return found
 
 
 def _ordered(tests: list[Test]) -> list[Test]:
@@ -138,20 +149,16 @@ def _ordered(tests: list[Test]) -> list[Test]:
     return sorted(tests, key=lambda t: (cost[t.file], t.file, t.seconds))
 
 
-def files() -> Iterator[str]:
+def files(root: Path) -> Iterator[str]:
     """Test files that name a check, themselves or by what they share."""
     names = re.compile(rf"\b({'|'.join(MODULES)}|Audit|audit)\b")
-    shared = [f.stem for f in (ROOT / "tests" / "support").glob("*.py") if names.search(f.read_text("utf-8"))]
+    shared = [f.stem for f in (root / "tests" / "support").glob("*.py") if names.search(f.read_text("utf-8"))]
     told = re.compile(rf"\bsupport(?:\.| import )({'|'.join(shared)})\b") if shared else names
     for room in ROOMS:
-        for file in sorted((ROOT / room).rglob("test_*.py")):
-            name, text = file.relative_to(ROOT).as_posix(), file.read_text("utf-8")
+        for file in sorted((root / room).rglob("test_*.py")):
+            name, text = file.relative_to(root).as_posix(), file.read_text("utf-8")
             if not name.startswith(BESIDE) and (names.search(text) or told.search(text)):
                 yield name
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes()).hexdigest()
 
 
 def instrumented(module: Module, checks: Iterable[str]) -> bytes:

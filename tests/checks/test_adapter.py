@@ -314,12 +314,13 @@ def test_an_adapter_older_than_its_data_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"prompt": "q", "response": "a"}\n', "utf-8")
     (tmp_path / "llmguard.toml").write_text('[data]\ntrain = "train.jsonl"\n', "utf-8")
     project, folder = load_project(tmp_path / "llmguard.toml"), adapter(tmp_path / "adapter")
-    assert not adapter_is_newer_than_its_data(read_adapter(folder), project)
+    found = adapter_is_newer_than_its_data(read_adapter(folder), project)
+    assert (list(found), found.looked_at) == ([], 1)
     old = time.time() - 7300
     os.utime(folder / "adapter_model.safetensors", (old, old))
-    (found,) = adapter_is_newer_than_its_data(read_adapter(folder), project)
-    assert "older than the training data (train.jsonl), by 2 hours" in found.message
-    assert found.severity.value == "warning"
+    (older,) = adapter_is_newer_than_its_data(read_adapter(folder), project)
+    assert "older than the training data (train.jsonl), by 2 hours" in older.message
+    assert older.severity.value == "warning"
 
 
 class Tokens:
@@ -358,6 +359,16 @@ def test_added_tokens_must_be_saved(tmp_path: Path, base: ModelFolder) -> None:
         assert not adapter_keeps_added_tokens(
             read_adapter(adapter(tmp_path / f"s{n}", **saving)), base, Tokens(ROWS + 2)
         )
+
+
+def test_another_module_that_is_saved_whole_is_no_embedding(tmp_path: Path, base: ModelFolder) -> None:
+    """A classification head of a thousand rows holds no row of a new token."""
+    head = {"base_model.model.score.weight": np.ones((1000, WIDTH), np.float32)}
+    found = adapter_keeps_added_tokens(
+        read_adapter(adapter(tmp_path / "a", more=head)), base, Tokens(ROWS + 2)
+    )
+    assert names(found) == ["error"]
+    assert "the adapter saves no embedding" in found[0].message
 
 
 def test_tokens_of_the_adapter_s_own_tokenizer_count(tmp_path: Path, base: ModelFolder) -> None:

@@ -360,3 +360,31 @@ def test_all_of_them_in_one_project(tmp_path: Path) -> None:
     assert of(results) == {}
     checks = [entry.name for entry in CHECKS if entry.over == "config" and entry.family == "config"]
     assert len(results) == len(checks) * len(CLEAN)
+
+
+WHOLE = """\
+model_name_or_path: ./base
+learning_rate: 1.0e-4
+num_train_epochs: 3
+per_device_train_batch_size: 4
+gradient_accumulation_steps: 2
+warmup_steps: 3
+save_steps: 10
+max_length: 512
+lora_r: 8
+lora_alpha: 16
+output_dir: out
+bf16: true
+train_file: rows.jsonl
+"""
+
+
+def test_on_a_config_with_everything_no_check_says_that_there_was_nothing(tmp_path: Path) -> None:
+    """Each of them passes, which it only does where it looked at something: one that sees nothing is skipped, and says so."""
+    folder = Folder(tmp_path)
+    folder.rows("rows.jsonl", 64)
+    folder.write("base/config.json", '{"max_position_embeddings": 2048}')
+    results = folder.config(WHOLE, data='train = "rows.jsonl"', pipeline="max_length = 512")
+    told = {name: (result.outcome.value, result.reason) for name, result in results.items()}
+    assert {name for name, (outcome, _) in told.items() if outcome != "passed"} == set(), told
+    assert len(told) >= 15

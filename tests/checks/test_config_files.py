@@ -65,6 +65,7 @@ def test_a_missing_file_says_what_was_tried_and_what_lies_there(folder: Folder) 
     folder.project()
     found = {r.check: r for r in folder.results().values()}
     finding = only(found, "config_file_is_readable", file="train.yaml")
+    assert found["config_file_is_readable"].outcome.value == "failed"
     assert f"tried {folder.path / 'train.yaml'}" in finding.message
     assert "'trian.yaml'" in finding.remedy
 
@@ -166,6 +167,7 @@ def test_a_key_given_twice_is_found_with_both_lines(name: str, folder: Folder) -
     text, line, column = TWICE[name]
     results = folder.config(text, name)
     finding = only(results, "no_config_key_is_given_twice", line=line, column=column, key="lr")
+    assert results["no_config_key_is_given_twice"].outcome.value == "failed"
     assert "in line 1" in finding.message
     assert f"in line {line}" in finding.message
 

@@ -67,6 +67,7 @@ class TestContext:
             self.CHECK,
             key="max_seq_length",
         )
+        assert finding.severity.value == "error"
         assert "4096" in finding.message
         assert "2,048 tokens" in finding.message
         assert "max_position_embeddings" in finding.message
@@ -133,7 +134,8 @@ class TestProjectLength:
 
     def test_one_limit(self, folder: Folder) -> None:
         """Equal, or said once."""
-        assert self.CHECK not in of(folder.config("epochs: 3\nmax_length: 512\n", pipeline=self.LIMIT))
+        same = folder.config("epochs: 3\nmax_length: 512\n", pipeline=self.LIMIT)[self.CHECK]
+        assert (same.outcome.value, same.looked_at) == ("passed", 2)
         assert self.CHECK not in of(folder.config("epochs: 3\n", pipeline=self.LIMIT))
         skipped = folder.config("epochs: 3\nmax_length: 512\n")[self.CHECK]
         assert skipped.outcome.value == "skipped"

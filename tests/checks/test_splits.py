@@ -148,7 +148,8 @@ def test_a_validation_row_in_train_is_an_error_of_its_own() -> None:
     found = no_validation_row_is_in_train(qa((QUESTION, ANSWER)), qa(*PLAIN, (QUESTION, ANSWER)))
     assert "validation rows (100.0%) stand in the training split" in found[0].message
     assert "early stopping" in found[0].message
-    assert not no_validation_row_is_in_train(qa((QUESTION, ANSWER)), qa(*PLAIN))
+    found = no_validation_row_is_in_train(qa((QUESTION, ANSWER)), qa(*PLAIN))
+    assert (list(found), found.looked_at) == ([], 1)
 
 
 def instructions(inputs: Sequence[str]) -> list[Row]:
@@ -237,7 +238,9 @@ LABEL = "Is the tone of this review friendly? Answer yes or no."
 def test_what_rows_share_by_nature_is_no_overlap(test: list[Row], train: list[Row]) -> None:
     """Fixed instructions, frames, labels, refusals, other operators: nothing is said."""
     assert not no_test_row_is_in_train(test, train)
-    assert not [f for f in no_test_row_is_near_a_train_row(test, train) if f.severity is not Severity.NOTE]
+    near = no_test_row_is_near_a_train_row(test, train)
+    assert {f.severity for f in near} <= {Severity.NOTE}
+    assert near.looked_at == len(test)
 
 
 def edited(text: str, share: float, seed: int) -> str:
