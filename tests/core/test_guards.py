@@ -2,200 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.guarded import DATA, kinds, trainer_of
 from support.matrix import fault
-from support.runs import IGNORED, collate, model, rows
+from support.runs import model
 from support.tiny import byte_level
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from llmguard_core.errors import TrainingStopped
 from llmguard_core.training import Guards, Limits
 from llmguard_core.training.samples import prompt_of, sampler
 from llmguard_core.training.trends import trend
-
-DATA = rows(32)
-
-
-Change = Callable[[torch.Tensor, int], torch.Tensor]
-
-
-class Changed(Trainer):  # type: ignore[misc]  # transformers ships no types
-    """A Trainer of somebody else that makes another loss of what the model gives: no hook on the model sees it."""
-
-    outside: Change | None = None
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        found = super().compute_loss(*args, **kwargs)
-        if self.outside is None or isinstance(found, tuple):
-            return found
-        return self.outside(found, self.state.global_step)
-
-
-def trainer_of(
-    folder: Path,
-    guards: Guards,
-    *,
-    change: Change | None = None,
-    outside: Change | None = None,
-    data: Any = DATA,
-    net: Any = None,
-    **told: Any,
-) -> Any:
-    """transformers' own Trainer with the guards as a callback."""
-    usual = {
-        "max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "use_cpu": True, "report_to": "none", "logging_steps": 1,
-        "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False, "remove_unused_columns": False,
-    }  # fmt: skip
-    callbacks = [guards, *told.pop("callbacks", [])]
-    validation = told.pop("validation", None)
-    made = Changed(
-        net or model(), TrainingArguments(str(folder), **{**usual, **told}), train_dataset=data, eval_dataset=validation,
-        data_collator=collate, callbacks=callbacks, processing_class=byte_level(),
-    )  # fmt: skip
-    made.outside = outside
-
-    def changed(module: Any, args: Any, output: Any) -> None:
-        if torch.is_grad_enabled():
-            output["loss"] = change(output["loss"], made.state.global_step) if change else output["loss"]
-
-    if change is not None:
-        made.model.register_forward_hook(changed)
-    return made
-
-
-def kinds(guards: Guards) -> list[str]:
-    """The kinds of alarms, in order."""
-    return [a.kind for a in guards.alarms]
-
-
-def from_step(step: int, to: Any) -> Any:
-    """A change of the loss from a step on."""
-    return lambda loss, now: to(loss) if now >= step else loss
-
-
-def finite(net: Any) -> bool:
-    """Whether all weights are."""
-    return all(bool(torch.isfinite(p).all()) for p in net.parameters())
-
-
-@pytest.mark.parametrize(
-    ("kind", "to"),
-    [
-        ("nan", lambda loss: loss * math.nan),
-        ("inf", lambda loss: loss + math.inf),
-        ("inf", lambda loss: loss - math.inf),
-    ],
-    ids=["nan", "inf", "minus inf"],
-)
-@pytest.mark.parametrize("accumulation", [1, 3])
-@fault("I1", "I2", "I3", "I4")
-def test_a_loss_that_is_no_number_stops_before_the_weights_change(
-    tmp_path: Path, kind: str, to: Any, accumulation: int
-) -> None:
-    """Within the optimizer step, with every weight as it was, although transformers would log 0.0."""
-    guards = Guards()
-    told = {"gradient_accumulation_steps": accumulation, "logging_nan_inf_filter": True, "logging_steps": 100}
-    trainer = trainer_of(tmp_path, guards, change=from_step(2, to), **told)
-    with pytest.raises(TrainingStopped, match=r"the log would have shown it as 0\.0") as caught:
-        trainer.train()
-    assert (trainer.state.global_step, caught.value.step) == (2, 3)
-    assert finite(trainer.model)
-    assert kinds(guards) == [kind]
-    assert guards.alarms[0].stops
-
-
-@fault("I5", "I10")
-def test_a_nan_that_a_trainer_makes_itself_is_seen_in_the_gradients(tmp_path: Path) -> None:
-    """In the same step, too, whatever is logged when."""
-    guards = Guards()
-    trainer = trainer_of(
-        tmp_path, guards, outside=from_step(2, lambda loss: loss * math.nan), logging_steps=100
-    )
-    with pytest.raises(TrainingStopped, match="a gradient is nan"):
-        trainer.train()
-    assert trainer.state.global_step == 2
-    assert finite(trainer.model)
-
-
-def test_transformers_alone_shows_such_a_run_as_a_loss_of_nought(tmp_path: Path) -> None:
-    """The witness: without the guard the run ends well, its logged loss is 0.0, and its weights are NaN."""
-    trainer = trainer_of(
-        tmp_path, Guards(), change=from_step(0, lambda loss: loss * math.nan), logging_nan_inf_filter=True
-    )
-    trainer.remove_callback(Guards)
-    trainer.train()
-    assert [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] == [0.0] * 4
-    assert not finite(trainer.model)
-
-
-class TestEvidence:
-    """What is on disk after a NaN."""
-
-    def test_the_batch_is_written_with_rows_ids_labels_and_text(self, tmp_path: Path) -> None:
-        """The rows are found in the data again, padding aside; the label of the row that did it can be read."""
-        tokenizer, bad = byte_level(), 9
-        net = model()
-        poison = tokenizer("what is 9?")["input_ids"]
-
-        def called(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-            hit = (args[0][:, : len(poison)] == torch.tensor(poison)).all(1)
-            return torch.where(hit[:, None, None], math.nan, output)
-
-        net.get_input_embeddings().register_forward_hook(called)
-        guards = Guards()
-        with pytest.raises(TrainingStopped, match=r"the loss is nan.*0\.0") as caught:
-            trainer_of(tmp_path, guards, net=net, max_steps=8, seed=3).train()
-        (file,) = tmp_path.glob("stopped-at-step-*.json")
-        assert str(file) in str(caught.value)
-        written = json.loads(file.read_text("utf-8"))
-        numbers = [r["row"] for r in written["rows"]]
-        assert bad in numbers
-        assert len(set(numbers)) == 4
-        row = written["rows"][numbers.index(bad)]
-        assert row["input_ids"][: len(DATA[bad]["input_ids"])] == DATA[bad]["input_ids"]
-        assert row["labels"][: len(DATA[bad]["labels"])] == DATA[bad]["labels"]
-        assert row["text"].startswith("what is 9?")
-
-    def test_a_disk_that_is_full_hides_nothing(self, tmp_path: Path) -> None:
-        """The run stops with the same reason when the batch cannot be written."""
-        guards = Guards()
-        trainer = trainer_of(tmp_path, guards, change=from_step(1, lambda loss: loss * math.nan))
-        trainer.args.output_dir = "/proc/nowhere"
-        with pytest.raises(TrainingStopped, match="the loss is nan") as caught:
-            trainer.train()
-        assert "not written" in str(caught.value)
-
-
-def test_an_infinite_loss_of_the_trainers_own_with_finite_gradients_stops_with_its_log_line(
-    tmp_path: Path,
-) -> None:
-    """A logit of minus infinity at a label: the gradient looks well, the loss is infinite; nothing in the weights tells."""
-
-    class Bounded(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
-            return loss + math.inf
-
-        @staticmethod
-        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-            return torch.ones_like(grads[0])
-
-    guards = Guards()
-    trainer = trainer_of(
-        tmp_path, guards, outside=from_step(1, Bounded.apply), save_strategy="steps", save_steps=1
-    )
-    with pytest.raises(TrainingStopped, match="logged loss is inf"):
-        trainer.train()
-    assert trainer.state.global_step == 2
 
 
 @fault("I6")
@@ -209,25 +34,6 @@ def test_gradients_that_stay_exactly_nought_stop(tmp_path: Path) -> None:
         tmp_path, once, change=lambda loss, step: loss * 0.0 if step % 3 else loss, max_steps=8
     ).train()
     assert once.alarms == []
-
-
-@fault("I11")
-def test_weights_that_are_nan_are_never_saved(tmp_path: Path) -> None:
-    """Poisoned behind the optimizer's back: the save of that step does not happen, the one before is there."""
-
-    class Poison(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            if state.global_step == 2:
-                with torch.no_grad():
-                    next(model.parameters())[0, 0] = math.nan
-
-    guards = Guards()
-    trainer = trainer_of(
-        tmp_path, guards, callbacks=[Poison()], save_strategy="steps", save_steps=1, max_steps=6
-    )
-    with pytest.raises(TrainingStopped, match="nothing is saved"):
-        trainer.train()
-    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
 @fault("I9")
@@ -250,19 +56,6 @@ def test_a_loss_that_rises_again_is_an_alarm(tmp_path: Path) -> None:
     ).train()
     assert "rise" in kinds(guards)
     assert not any(a.stops for a in guards.alarms)
-
-
-@fault("I8")
-def test_a_loss_that_does_not_fall_is_an_alarm_with_its_test(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A learning rate that trains nothing: tau and p are told, at step 40, once."""
-    guards = Guards(Limits(trend_steps=40, window=5))
-    trainer_of(tmp_path, guards, learning_rate=1e-9, max_steps=60).train()
-    assert kinds(guards) == ["plateau"]
-    assert guards.alarms[0].step == 40
-    assert guards.alarms[0].numbers["p"] > 0.05
-    assert "Mann-Kendall tau" in caplog.text
 
 
 def test_a_gradient_norm_far_above_the_usual_is_an_alarm(tmp_path: Path) -> None:
@@ -302,59 +95,12 @@ def test_the_memory_of_this_process_is_measured(tmp_path: Path) -> None:
     assert kinds(guards) == ["memory"]
 
 
-class TestValidation:
-    """A validation split whose labels contradict the training data: its loss rises while the model learns."""
-
-    @staticmethod
-    def contrary() -> list[Any]:
-        other = byte_level()(" garden")["input_ids"][0]
-        return [{**r, "labels": [t if t == IGNORED else other for t in r["labels"]]} for r in DATA[:4]]
-
-    def test_validation_that_gets_worse_is_an_alarm(self, tmp_path: Path) -> None:
-        """At the second evaluation that is no better; the run goes on."""
-        guards = Guards()
-        told = {
-            "validation": self.contrary(),
-            "eval_strategy": "steps",
-            "eval_steps": 4,
-            "max_steps": 24,
-            "learning_rate": 5e-3,
-        }
-        trainer_of(tmp_path, guards, **told).train()
-        assert kinds(guards) == ["validation"]
-        assert not guards.alarms[0].stops
-
-    def test_it_ends_the_run_where_patience_says_so_and_the_best_is_kept(self, tmp_path: Path) -> None:
-        """After two evaluations without a better one; the best checkpoint's weights are the model's in the end."""
-        guards = Guards(Limits(patience=2))
-        told = {
-            "validation": self.contrary(), "eval_strategy": "steps", "eval_steps": 4, "max_steps": 80, "learning_rate": 5e-3,
-            "save_strategy": "steps", "save_steps": 4, "load_best_model_at_end": True, "save_total_limit": 1,
-            "metric_for_best_model": "eval_loss",
-        }  # fmt: skip
-        trainer = trainer_of(tmp_path, guards, **told)
-        trainer.train()
-        losses = {e["step"]: e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e}
-        best = min(losses, key=losses.__getitem__)
-        assert trainer.state.global_step == best + 8
-        assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
-        assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], abs=1e-6)
-
-
 class TestSamples:
     """Completions drawn while training."""
 
     @staticmethod
     def draw(texts: Sequence[str]) -> Guards:
         return Guards(Limits(sample_steps=2, marker_warmup=1), sampler=lambda _: texts)
-
-    def test_a_marker_in_every_sample_is_an_alarm_after_the_warm_up(self, tmp_path: Path) -> None:
-        """Not at the first round; then each time."""
-        guards = self.draw(["<think> yes", "so <think>", "<think></think> 4"])
-        trainer_of(tmp_path, guards, max_steps=6).train()
-        assert [(a.kind, a.step) for a in guards.alarms] == [("marker", 4), ("marker", 6)]
-        assert "all 3 samples carry" in guards.alarms[0].what
-        assert guards.samples == {"marker_rate": 1.0, "empty_rate": 0.0}
 
     def test_markers_in_some_samples_are_only_counted(self, tmp_path: Path) -> None:
         """A rate below one may be right for the data."""

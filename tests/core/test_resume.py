@@ -108,42 +108,6 @@ def test_another_seed_of_the_random_numbers_gives_other_weights(tmp_path: Path, 
     assert weights_hash(trainer.model) != uninterrupted("Llama", model_of)
 
 
-def test_edge_14_without_a_checkpoint_it_starts_fresh_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """`True` with nothing there is a first run, where transformers raises."""
-    with caplog.at_level(logging.WARNING):
-        done = trainer_of(tmp_path, steps=2).train(resume_from_checkpoint=True)
-    assert done.global_step == 2
-    assert "starting fresh" in caplog.text
-
-
-@fault("L14")
-def test_edge_18_the_checkpoint_of_a_different_model_is_refused(tmp_path: Path) -> None:
-    """transformers loads what fits and keeps random values for the rest; here the tensors that differ are named."""
-    trainer_of(tmp_path, steps=2).train()
-    with pytest.raises(
-        CheckpointError, match=r"different model: \d+ tensors differ: .*\[48, 32\].*\[48, 64\]"
-    ):
-        trainer_of(tmp_path, model=model_of(hidden_size=64), steps=4).train(resume_from_checkpoint=True)
-    with pytest.raises(CheckpointError, match=r"layers\.2\.\S+ \[.*\] is not in the checkpoint"):
-        trainer_of(tmp_path, model=model_of(num_hidden_layers=3), steps=4).train(resume_from_checkpoint=True)
-
-
-def test_edge_63_a_run_that_has_its_steps_touches_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Fewer steps asked for than there are: transformers would train one more."""
-    trainer_of(tmp_path, steps=5).train()
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    trainer = trainer_of(tmp_path, steps=4)
-    with caplog.at_level(logging.INFO):
-        done = trainer.train(resume_from_checkpoint=True)
-    assert done.global_step == 5
-    assert "already trained: 5 steps are done, 4 are asked for" in caplog.text
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-
-
 def test_a_named_checkpoint_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     """A path that was asked for is never quietly replaced by another one."""
     trainer_of(tmp_path, steps=2).train()

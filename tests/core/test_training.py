@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.runs import IGNORED, collate, model, rows, settings
+from support.runs import collate, distance, model, rows, run, same
 from support.tiny import byte_level
 
-from llmguard_core.errors import DataRefused, OutOfMemory, TrainingStopped
+from llmguard_core.errors import OutOfMemory, TrainingStopped
 from llmguard_core.settings import LoraSettings
-from llmguard_core.training import train
 from llmguard_core.training.oom import one_clear_error
 from llmguard_core.training.trainer import token_losses
 
@@ -29,26 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 def _no_png(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than such a run."""
     monkeypatch.setattr("llmguard_core.training.run.png", lambda records, path: None)
-
-
-def run(
-    folder: Path, seed: int = 0, *, data: Any = UNEVEN, net: Any = None, extra: Any = None, **told: Any
-) -> tuple[Any, Any]:
-    """Train a tiny model; gives it and the result."""
-    net = model(seed) if net is None else net
-    told = {"max_steps": 3, **told}
-    return net, train(net, byte_level(), data, settings(folder, **told), collator=collate, **(extra or {}))
-
-
-def distance(one: Any, other: Any) -> float:
-    """The largest difference of two models' parameters."""
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return max(float((a - b).detach().abs().max()) for a, b in pairs)
-
-
-def same(one: Any, other: Any, start: Any = None) -> bool:
-    """Whether two models trained from one start (default: `model()`) went the same way, up to rounding."""
-    return distance(one, other) < 1e-4 * distance(one, start or model())
 
 
 @pytest.fixture(scope="module")
@@ -216,49 +194,6 @@ def test_a_healthy_run_raises_no_alarm_and_is_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "hang-report.json").exists()
 
 
-def test_steps_that_cannot_be_made_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
-    """No rows, or fewer than one step takes."""
-    with pytest.raises(
-        DataRefused, match=r"3 rows make 0 whole optimizer steps.*8 rows a batch x 4 accumulated = 32"
-    ):
-        run(tmp_path, data=UNEVEN[:3], batch_size=8, accumulation=4)
-    with pytest.raises(DataRefused, match="0 rows"):
-        run(tmp_path, data=[])
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_run_that_has_its_steps_is_already_trained(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It says so, and touches no file; with more steps asked for it goes on."""
-    run(tmp_path, save_steps=3)
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    caplog.set_level(logging.INFO)
-    net, result = run(tmp_path, seed=1, save_steps=3)
-    assert result.already_trained
-    assert (result.steps, result.final) == (3, tmp_path / "final")
-    assert "already trained: 3 of 3 steps" in caplog.text
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-    assert distance(net, model(1)) == 0.0
-    _, more = run(tmp_path, seed=1, save_steps=3, max_steps=5)
-    assert (more.steps, more.already_trained) == (5, False)
-
-
-@pytest.mark.parametrize("step", [-3, "three", None])
-def test_a_state_with_an_impossible_step_is_never_trained_on_from(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, step: Any
-) -> None:
-    """A checkpoint without a manifest, as transformers writes, whose step is damaged: it is passed over, and the log says why."""
-    run(tmp_path, save_steps=3)
-    (tmp_path / "checkpoint-3" / "manifest.json").unlink()
-    file = tmp_path / "checkpoint-3" / "trainer_state.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "global_step": step}))
-    _, result = run(tmp_path, save_steps=3)
-    assert (result.steps, result.already_trained) == (3, False)
-    assert "checkpoint-3" in caplog.text
-    assert "global_step" in caplog.text
-
-
 def test_resuming_ends_where_an_uninterrupted_run_ends(tmp_path: Path) -> None:
     """Bit for bit on a CPU, with accumulation, in the middle of an epoch."""
     told = {"batch_size": 2, "accumulation": 2, "save_steps": 3}
@@ -348,24 +283,6 @@ def test_out_of_memory_outside_of_steps_is_one_clear_error_that_holds_nothing() 
     assert caught.value.__context__ is None
     with pytest.raises(KeyError):
         one_clear_error("loading m", lambda: {}["other"])
-
-
-def test_rows_without_a_supervised_token_do_no_harm(tmp_path: Path) -> None:
-    """Their loss is 0, not NaN; as long as the step has others, they change nothing."""
-    mute = [{**r, "labels": [IGNORED] * len(r["labels"])} for r in UNEVEN[:4]]
-    told = {
-        "max_steps": 1,
-        "optimizer": "sgd",
-        "learning_rate": 1e-2,
-        "grad_clip": 50.0,
-        "batch_size": 8,
-        "accumulation": 1,
-    }
-    nets = [
-        run(tmp_path / str(i), data=d, **told)[0]
-        for i, d in enumerate([UNEVEN[4:8] + mute, UNEVEN[4:8] + UNEVEN[4:8]])
-    ]
-    assert same(*nets)
 
 
 FILE = """

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.hanging import processes, report_in
 from support.importing import imported
 from support.matrix import fault
 
@@ -21,102 +20,12 @@ imported("transformers")
 from llmguard_core.training.heartbeat import Watchdog  # noqa: E402  # after the skip above
 from llmguard_core.training.watchdog import Beat, Pulse  # noqa: E402  # likewise
 
-RUN = """
-import ctypes, os, sys, threading, time
-from pathlib import Path
-from llmguard_core.training.watchdog import Pulse
-
-def hold_the_gil_for_ever():
-    library = ctypes.PyDLL(None)  # PyDLL does not let go of the GIL
-    lock = ctypes.create_string_buffer(64)
-    library.pthread_mutex_lock(lock)
-    library.pthread_mutex_lock(lock)
-
-def wait_without_the_gil():
-    lock = threading.Lock()
-    lock.acquire()
-    lock.acquire()
-
-def spin():
-    while True:
-        pass
-
-def another_thread():
-    time.sleep(600)
-
-threading.Thread(target=another_thread, daemon=True).start()
-pulse = Pulse(Path(sys.argv[1]) / "hang-report.json", poll=0.05, grace=1.0)
-for _ in range(8):
-    time.sleep(0.02)
-    pulse.beat("a training step", 7, 0.5, {end_after})
-print("standing still", flush=True)
-{hang}
-"""
-
-
-def started(folder: Path, hang: str, *, end_after: float = 2.0) -> subprocess.Popen[str]:
-    """A process that beats eight times and then does `hang`."""
-    script = folder / "script.py"
-    script.write_text(textwrap.dedent(RUN).format(hang=hang, end_after=end_after))
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "standing still\n"
-    return process
-
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Iterator[Any]:
-    """Starts such processes, and ends them."""
-    made: list[subprocess.Popen[str]] = []
-
-    def start(hang: str, **told: float) -> subprocess.Popen[str]:
-        made.append(started(tmp_path, hang, **told))
-        return made[-1]
-
-    yield start
-    for process in made:
-        process.kill()
-        process.communicate()
-
-
-def report_in(folder: Path, seconds: float = 25.0) -> dict[str, Any]:
-    """The report, once it is there."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if (folder / "hang-report.json").exists():
-            return dict(json.loads((folder / "hang-report.json").read_text()))
-        time.sleep(0.05)
-    raise AssertionError("no report")
-
-
-@pytest.mark.parametrize(
-    ("hang", "says"),
-    [
-        ("hold_the_gil_for_ever()", "waits without computing"),
-        ("wait_without_the_gil()", "waits without computing"),
-        ("spin()", "computes without getting on"),
-    ],
-)
-@fault("K2", "K3", "K4")
-def test_a_run_that_stands_still_is_reported_with_all_stacks_and_ended(
-    tmp_path: Path, hanging: Any, hang: str, says: str
-) -> None:
-    """Within seconds, the GIL held or not: the line of each Python thread, then SIGTERM and SIGKILL."""
-    began = time.monotonic()
-    process = hanging(hang)
-    report = report_in(tmp_path)
-    assert time.monotonic() - began < 25
-    assert report["verdict"] == "stalled"
-    assert (report["step"], report["phase"]) == (7, "a training step")
-    assert report["diagnosis"].startswith(says)
-    assert hang.removesuffix("()") in report["stacks"]
-    assert "another_thread" in report["stacks"]
-    assert report["threads"]
-    assert process.wait(30) in (-signal.SIGTERM, -signal.SIGKILL)
-    assert json.loads((tmp_path / "hang-report.json").read_text())["ended"]
-    process.communicate()
+    """Starts processes that stand still, and ends them."""
+    with processes(tmp_path) as start:
+        yield start
 
 
 def test_without_leave_to_end_it_only_reports_and_goes_on_watching(tmp_path: Path, hanging: Any) -> None:

@@ -194,31 +194,48 @@ CASES = (
           C="queue::edge_60_a_file_that_always_fails_is_given_up_after_its_attempts "
             "queue::edge_60_each_failure_doubles_the_time_to_the_next_attempt"),
     # Training flow
-    _case(61, "KC", "no steps", "an error with the arithmetic",
-          C="core/config::zero_steps_are_refused_with_the_arithmetic "
-            "core/training::steps_that_cannot_be_made_are_refused_with_the_arithmetic"),
-    _case(62, "C", "a step below zero in the state", "the state is corrupt, and passed over",
-          C="core/training::a_state_with_an_impossible_step_is_never_trained_on_from"),
-    _case(63, "C", "a step beyond the last one", "already trained: exit code 0, nothing touched",
-          C="core/resume::edge_63_a_run_that_has_its_steps_touches_nothing"),
+    _case(61, "KC", "no steps",
+          "an error with the arithmetic",
+          K="training_flow::edge_61_a_run_without_a_step_is_an_error_with_the_arithmetic",
+          C="training_flow::edge_61_the_core_refuses_with_the_arithmetic "
+            "training_flow::edge_61_a_run_that_can_make_no_step_leaves_nothing_behind"),
+    _case(62, "C", "a step below zero in the state",
+          "the state is corrupt, and passed over",
+          C="training_flow::edge_62_a_state_with_an_impossible_step_is_never_trained_on_from"),
+    _case(63, "C", "a step beyond the last one",
+          "already trained: exit code 0, nothing touched",
+          C="training_flow::edge_63_a_run_that_has_its_steps_touches_nothing "
+            "training_flow::edge_63_a_run_of_the_core_is_already_trained "
+            "core/cli::a_run_that_is_done_is_not_done_again"),
     _case(64, "C", "a loss that is no number",
           "the run stops within one step, the batch is written down, no such weights are saved",
-          C="core/guards::a_loss_that_is_no_number_stops_before_the_weights_change"),
-    _case(65, "C", "an infinite loss", "the same",
-          C="core/guards::an_infinite_loss_of_the_trainers_own_with_finite_gradients_stops_with_its_log_line"),
+          C="training_flow::edge_64_transformers_alone_shows_such_a_run_as_a_loss_of_nought "
+            "training_flow::edge_64_a_loss_that_is_no_number_stops_before_the_weights_change "
+            "training_flow::edge_64_a_nan_that_a_trainer_makes_itself_is_seen_in_the_gradients "
+            "training_flow::edge_64_the_batch_is_written_with_rows_ids_labels_and_text "
+            "training_flow::edge_64_a_disk_that_is_full_hides_nothing "
+            "training_flow::edge_64_weights_that_are_nan_are_never_saved"),
+    _case(65, "C", "an infinite loss",
+          "the same",
+          C="training_flow::edge_65_an_infinite_loss_stops_before_the_weights_change "
+            "training_flow::edge_65_an_infinite_loss_with_finite_gradients_stops_with_its_log_line"),
     _case(66, "KC", "a loss that does not fall",
           "a warning with the trend and its test; a batch must be learnt by heart",
-          C="core/guards::a_loss_that_does_not_fall_is_an_alarm_with_its_test"),
+          C="training_flow::edge_66_a_loss_that_does_not_fall_is_an_alarm_with_its_test"),
     _case(67, "C", "a validation loss that rises",
           "a warning, the best checkpoint is kept, the run ends as asked",
-          C="core/guards::it_ends_the_run_where_patience_says_so_and_the_best_is_kept"),
-    _case(68, "C", "one marker in every output", "its rate by step; a warning after the warm-up",
-          C="core/guards::a_marker_in_every_sample_is_an_alarm_after_the_warm_up"),
-    _case(69, "K", "an accuracy of 0", "empty and unparseable outputs are counted apart from wrong ones",
-          K="core/metrics::edge_69_a_summary_counts_empty_and_unparseable_apart"),
+          C="training_flow::edge_67_a_validation_loss_that_rises_is_an_alarm "
+            "training_flow::edge_67_it_ends_the_run_where_patience_says_so_and_the_best_is_kept"),
+    _case(68, "C", "one marker in every output",
+          "its rate by step; a warning after the warm-up",
+          C="training_flow::edge_68_a_marker_in_every_sample_is_an_alarm_after_the_warm_up"),
+    _case(69, "KC", "an accuracy of 0",
+          "empty and unparseable outputs are counted apart from wrong ones",
+          K="training_flow::edge_69_empty_and_unparseable_outputs_are_told_apart_from_wrong_ones",
+          C="training_flow::edge_69_a_summary_counts_empty_and_unparseable_apart"),
     _case(70, "C", "training that stands still",
           "found by another process within its bound, with the stacks of all threads",
-          C="core/watchdog::a_run_that_stands_still_is_reported_with_all_stacks_and_ended"),
+          C="training_flow::edge_70_a_run_that_stands_still_is_reported_with_all_stacks_and_ended"),
     # Code
     _case(71, "K", "a name used before it is set", "told by an established analyser, and by a dry run"),
     _case(72, "K", "a name that is not defined", "the same"),

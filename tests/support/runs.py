@@ -9,7 +9,7 @@ from typing import Any
 from support.importing import imported
 from support.tiny import byte_level
 
-__all__ = ["IGNORED", "collate", "model", "rows", "settings"]
+__all__ = ["IGNORED", "collate", "distance", "model", "rows", "run", "same", "settings"]
 
 IGNORED = -100
 Row = dict[str, list[int]]
@@ -63,3 +63,24 @@ def settings(output_dir: Path, **told: Any) -> Any:
         "dtype": "float32",
     }
     return train.model_validate({"output_dir": output_dir, **usual, **told})
+
+
+def run(
+    folder: Path, seed: int = 0, *, data: Any = None, net: Any = None, extra: Any = None, **told: Any
+) -> tuple[Any, Any]:
+    """Train a tiny model; gives it and the result."""
+    train = imported("llmguard_core.training").train
+    net, data = model(seed) if net is None else net, rows(24) if data is None else data
+    told = {"max_steps": 3, **told}
+    return net, train(net, byte_level(), data, settings(folder, **told), collator=collate, **(extra or {}))
+
+
+def distance(one: Any, other: Any) -> float:
+    """The largest difference of two models' parameters."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def same(one: Any, other: Any, start: Any = None) -> bool:
+    """Whether two models trained from one start (default: `model()`) went the same way, up to rounding."""
+    return distance(one, other) < 1e-4 * distance(one, start or model())
