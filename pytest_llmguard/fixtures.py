@@ -49,7 +49,7 @@ def sentinels() -> ModuleType:
 
 @pytest.fixture
 def gpu_memory() -> GpuMemory:
-    """Bytes that torch's allocator holds on all GPUs: `.allocated`, `.peak`, `.grown`; skips where there is nothing to measure."""
+    """Bytes on all GPUs, or on the heap where there is none: `.allocated`, `.peak`, `.grown`, `.settle()`, `.figures()`."""
     from pytest_llmguard.memory import GpuMemory
 
     return GpuMemory.of_this_process()

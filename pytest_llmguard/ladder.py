@@ -37,7 +37,7 @@ WORDS = {
 
 def flag_of(name: str) -> str:
     """An option as it is written on the command line."""
-    return "--gpu" if name == "gpu" else f"--llmguard-{name}"
+    return "--gpu" if name == "gpu" else f"--llmguard-{name.replace('_', '-')}"
 
 
 def option(config: pytest.Config, name: str, node: pytest.Item | None = None) -> Any:

@@ -33,7 +33,7 @@ MARKERS: dict[str, str] = {
     "gpu": "needs a GPU, or with gpu(count=2) several at once: skipped unless --gpu is given",
     **{name: f"llmguard checks: {what}" for name, what in FAMILIES.items()},
     'bug("slug")': "guards against the documented bug of that slug (`llmguard bug list`)",
-    'gpu_memory(leak="1 MiB", peak="2 GiB")': "a GPU test that may leave and may use at most so much GPU memory",
+    'gpu_memory(leak="1 MiB", peak="2 GiB", repeat=3)': "a test that may leave and use at most so much memory; repeat: run so often again",
     "llmguard(project=, model=, adapter=, sample=, deadline=, strict=)": "options of the `llmguard` fixture for a test",
 }
 """Marker as `pytest --markers` shows it -> its help sentence."""

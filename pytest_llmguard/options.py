@@ -32,6 +32,11 @@ OPTIONS: dict[str, tuple[str, object, str]] = {
         "hold the regressions in DIR against the ledger: stories whole, tests there and run",
     ),
     "gpu": ("FLAG", False, "run the tests that need a GPU; an error where there is none"),
+    "gpu_leaks": (
+        "FLAG",
+        False,
+        "fail tests that leave memory behind on a GPU, or where there is none on the heap",
+    ),
     "budget": (
         "SIZE",
         None,
@@ -53,9 +58,13 @@ def add_options(parser: pytest.Parser) -> None:
             kind = "string"  # int and float came with 8.4
         parser.addini(f"llmguard_{name}", text, kind, None)  # type: ignore[arg-type]  # a str where a Literal is asked for
         if takes != "FLAG":
-            group.addoption(f"--llmguard-{name}", metavar=takes, default=None, help=text)
+            group.addoption(_flag(name), metavar=takes, default=None, help=text)
         elif name != "gpu":
-            group.addoption(f"--llmguard-{name}", action=BooleanOptionalAction, default=None, help=text)
+            group.addoption(_flag(name), action=BooleanOptionalAction, default=None, help=text)
+
+
+def _flag(name: str) -> str:
+    return f"--llmguard-{name.replace('_', '-')}"
 
 
 def add_gpu_option(config: pytest.Config, parser: pytest.Parser) -> None:

@@ -63,6 +63,10 @@ def pytest_configure(config: pytest.Config) -> None:
             from pytest_llmguard.placement import place
 
             place(config)
+        if option(config, "gpu_leaks"):
+            from pytest_llmguard.leaks import leaks_of
+
+            leaks_of(config)
     if given(config, config.option, "bugs"):
         from pytest_llmguard.ledger import keep_ledger
 
@@ -103,6 +107,24 @@ def pytest_collection_modifyitems(
         from pytest_llmguard.discovery import more_items
 
         items.extend(more_items(session))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Measure from the first test on, where any has limits: what a fixture takes early is known when it goes."""
+    if any(item.get_closest_marker("gpu_memory") for item in session.items):
+        from pytest_llmguard.leaks import leaks_of
+
+        leaks_of(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Under xdist: what a worker noted of memory."""
+    sent = getattr(node, "workeroutput", {}).get("llmguard_leaks")
+    if sent:
+        from pytest_llmguard.leaks import leaks_of
+
+        leaks_of(node.config).notes.take(sent)
 
 
 def _is_ours(path: Path) -> bool:

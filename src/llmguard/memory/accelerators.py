@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 from llmguard.memory.interface import DeviceMemory
 
-__all__ = ["Accelerator", "accelerators"]
+__all__ = ["Accelerator", "accelerators", "driver_is_here"]
 
 FILES = {"cuda": ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"), "xpu": ("/dev/dri",)}
 """What a kernel driver puts there: without one of them its runtime need not be asked."""
@@ -28,6 +29,12 @@ def accelerators() -> tuple[DeviceMemory, ...]:
         return ()
     count = 1 if kind == "mps" else int(getattr(torch, kind).device_count())
     return tuple(_accelerator(kind, index) for index in range(count))
+
+
+def driver_is_here() -> bool:
+    """Whether the driver of NVIDIA or AMD, or Apple's chip, is here; files alone are looked at (every screen has a /dev/dri)."""
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    return apple or any(Path(file).exists() for file in FILES["cuda"])
 
 
 @functools.cache

@@ -34,7 +34,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Growth:
-    """What one test left on one device, at one level, and what was made of it."""
+    """What one test left on one device, at one level, and what was made of it.
+
+    `owned`: bytes that new Python objects hold, `holders` what holds those; `due`: bytes that fixtures which were torn down with
+    the test had taken before it; `process`: children that hold the bytes.
+    """
 
     device: DeviceMemory
     level: str
@@ -48,6 +52,7 @@ class Growth:
     slope: Slope | None = None
     fixture: str = ""
     process: str = ""
+    due: int = 0
 
 
 @dataclass
@@ -112,9 +117,10 @@ class Guard:
                     let_go()
                 self.collector.collect()
                 now = self._now()
-            found = [
-                self._judged(d, key, limit) for d, key in self._keys(now) if self._beyond(now, key, limit)
-            ]
+            beyond = [(d, key) for d, key in self._keys(now) if self._beyond(now, key, limit)]
+            if beyond:  # what is new can be told only as long as what is old is frozen
+                self._made = {device.name: self._new(device) for device in self._devices}
+            found = [self._judged(device, key, limit) for device, key in beyond]
             found += self.outside.judge(self._devices, limit, closely=closely)
         finally:
             self.collector.thaw()
@@ -201,10 +207,12 @@ class Guard:
 
     def _grown(self, now: dict[str, Figures], key: Key) -> int:
         name, level = key
-        due = sum(charge.taken.get(key, 0) for charge in self._gone)
-        return (
-            (now[name].of(level) or 0) - (self._before(name).of(level) or 0) - self._charged.get(key, 0) + due
-        )
+        taken = (now[name].of(level) or 0) - (self._before(name).of(level) or 0)
+        return taken - self._charged.get(key, 0) + self._due(key)
+
+    def _due(self, key: Key) -> int:
+        """Bytes that fixtures which are torn down have to give back."""
+        return sum(charge.taken.get(key, 0) for charge in self._gone)
 
     def _beyond(self, now: dict[str, Figures], key: Key, limit: int) -> bool:
         """Whether it is worth a closer look; the growth is noted for the drift of the session."""
@@ -227,16 +235,22 @@ class Guard:
         self.collector.collect_all()
         readings = self._readings(key, limit, refs)
         alive = [each for ref in refs if (each := ref()) is not None]
-        owned, slope = sum(map(bytes_of, alive)), self._slope(key, limit, device.resolution, readings[-1])
-        falling = is_falling(readings, device.resolution)
-        kind = judge_growth(readings[-1], limit, owned=owned, slope=slope, falling=falling)
+        grown, owned, falling = (
+            readings[-1],
+            sum(map(bytes_of, alive)),
+            is_falling(readings, device.resolution),
+        )
+        slope = self._slope(key, limit, device.resolution, grown)
+        kind = judge_growth(grown, limit, owned=owned, slope=slope, falling=falling)
         fixture, held = self._fixture(limit) if kind in (Kind.LEAK, Kind.ONCE) else ("", [])
         if fixture and not owned:
             alive, owned, kind = held, sum(map(bytes_of, held)), Kind.LEAK
         holders = _explained(alive) if kind is Kind.LEAK else ()
-        before, after = self._before(device.name), read(device)
-        self.history[key][-1] = readings[-1]
-        return Growth(device, level, readings[-1], limit, kind, before, after, owned, holders, slope, fixture)
+        self.history[key][-1] = grown
+        return Growth(
+            device, level, grown, limit, kind, self._before(device.name), read(device), owned, holders, slope, fixture,
+            due=self._due(key),
+        )  # fmt: skip
 
     def _readings(self, key: Key, limit: int, refs: Sequence[weakref.ref[Any]]) -> list[int]:
         """The growth, read again while it may be on its way back; at once where objects hold it and nothing else runs."""
