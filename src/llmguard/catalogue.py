@@ -184,6 +184,8 @@ CHECKS: tuple[Entry, ...] = (
     _entry("adapter", "adapter_is_newer_than_its_data", "adapter", "project", bugs="wrong_adapter_path"),
     _entry("adapter", "adapter_keeps_added_tokens", "adapter", "model", "tokenizer"),
     _entry("adapter", "adapter_changes_the_model", "adapter_effect", tier="sentinel", bugs="wrong_adapter_path", room="adapter_effect"),
+    # checkpoint
+    _entry("checkpoint", "checkpoints_are_whole", "checkpoints", bugs="old_checkpoint_resumed_silently"),
     # memory
     _entry("memory", "training_fits_in_memory", "config", "memory", over="config"),
     # environment: what answers at once comes first, what waits for torch comes last

@@ -5,169 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from llmguard.errors import LLMGuardError, UsageError
 from llmguard_core.config import make_config
-from llmguard_core.errors import DataRefused, LoadRefused, OutOfMemory, SettingsError
+from llmguard_core.errors import DataRefused, SettingsError
 
 # peft still asks transformers 5 for the old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 GOOD = '{"prompt": "What is 2 + 2?", "response": "Four."}\n'
-PAIR = '{"prompt": "What is 2 + 2?", "chosen": "Four.", "rejected": "Five."}\n'
-
-
-def test_edge_11_the_last_of_several_models_is_missed_before_the_first_answers(tmp_path: Path) -> None:
-    """An evaluation of hours does not end at its second model, and MODEL_PATH makes no other path right."""
-    from llmguard_core.evaluation import evaluate
-    from llmguard_core.lab import lab
-
-    base, answered = str(lab().base), tmp_path / "results"
-    run = make_config(
-        {"evaluation": {"models": {"base": {"path": base}, "sft": {"path": base, "adapter": "gone"}}}}
-    )
-    items = [{"prompt": "What is 2 + 2?", "response": "Four."}]
-    with pytest.raises(LoadRefused, match="gone does not exist"):
-        evaluate(run.evaluation.models, items, out=answered)
-    assert not answered.exists()
-
-
-def test_edge_11_model_path_stands_for_the_model_and_for_nothing_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A config's own model may be missing then; its adapter is still found from the config's folder, or missed."""
-    monkeypatch.setenv("MODEL_PATH", "/elsewhere")
-    (tmp_path / "adapter").mkdir()
-    told = {"models": {"sft": {"path": "./nowhere", "adapter": "adapter"}}}
-    model = make_config({"evaluation": told}, folder=tmp_path).evaluation.models["sft"]
-    assert (model.path, model.adapter) == ("./nowhere", str(tmp_path / "adapter"))
-    with pytest.raises(SettingsError, match="there is no model at"):
-        make_config({"evaluation": {"models": {"sft": {"adapter": "./gone"}}}}, folder=tmp_path)
-
-
-def test_edge_19_a_checkpoint_of_the_old_format_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """`pytorch_model.bin` without a manifest, as transformers 4 saved: the run ends with the weights of one that was not cut off."""
-    from safetensors.torch import load_file
-    from support.small_runs import trainer_of, weights_hash
-
-    from llmguard_core.checkpoints import newest
-
-    whole = trainer_of(tmp_path / "whole", steps=6)
-    whole.train()
-    old = tmp_path / "whole" / "checkpoint-4"
-    torch.save(load_file(old / "model.safetensors"), old / "pytorch_model.bin")
-    for new in ("model.safetensors", "manifest.json"):
-        (old / new).unlink()
-    out = tmp_path / "old"
-    out.mkdir()
-    old.rename(out / old.name)
-    assert newest(out) == out / old.name
-    resumed = trainer_of(out, steps=6)
-    resumed.train(resume_from_checkpoint=True)
-    assert weights_hash(resumed.model) == weights_hash(whole.model)
-
-
-def test_edge_21_memory_that_ends_while_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One error with what was wanted and what there is; what had been loaded by then is gone, although the error is kept."""
-    from llmguard_core.lab import lab
-    from llmguard_core.loading import load_base
-
-    shards: list[weakref.ref[Any]] = []
-
-    def fill(*args: Any, **more: Any) -> Any:
-        shard = torch.nn.Linear(8, 8)
-        shards.append(weakref.ref(shard))
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.delenv("MODEL_PATH", raising=False)
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fill)
-    with pytest.raises(
-        OutOfMemory, match=r"GiB of weights\): no memory left.*Tried to allocate 2\.00 GiB.*free"
-    ) as kept:
-        load_base(lab().base, device="cpu")
-    assert kept.value.__cause__ is None
-    assert [shard() for shard in shards] == [None]
-
-
-def test_edge_27_devices_are_those_that_the_caller_may_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process' current device of those visible; one that is not visible is refused; a queue's child sees the same ones."""
-    from llmguard_core.memory import pick_device
-    from llmguard_core.queue import in_child, run_queue
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: True)
-        patch.setattr(torch.cuda, "device_count", lambda: 2)
-        patch.setattr(torch.cuda, "current_device", lambda: 1)
-        assert str(pick_device().device) == "cuda:1"
-        assert str(pick_device("cuda:0").device) == "cuda:0"
-        with pytest.raises(UsageError, match=r"device='cuda:2'.*cpu, cuda:0 to cuda:1"):
-            pick_device("cuda:2")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    (tmp_path / "pending").mkdir()
-    (tmp_path / "pending" / "a.jsonl").write_text(GOOD)
-    says = "import os; print('sees', os.environ['CUDA_VISIBLE_DEVICES'])"
-    assert (
-        run_queue(tmp_path, in_child(lambda job: [sys.executable, "-c", says]), once=True, settle=0.0).done
-        == 1
-    )
-    assert "sees 3" in next(tmp_path.glob("done/*/attempt-1.log")).read_text()
-
-
-@pytest.mark.parametrize("wanted", ["cuda:7", "tpu9", "cuda"])
-def test_edge_26_a_device_that_is_not_there_is_refused_by_name(
-    monkeypatch: pytest.MonkeyPatch, wanted: str
-) -> None:
-    """Never a stack of torch, and never the CPU in its place."""
-    from llmguard_core.memory import pick_device
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(LLMGuardError, match=f"device='{wanted}'.*one of those here: cpu"):
-        pick_device(wanted)
-
-
-def test_edge_29_fragmentation_is_told_with_its_numbers_and_the_setting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Allocated, reserved, the largest unused block of this device, and what helps, in the error of a memory that is full."""
-    from llmguard_core.memory import Device
-    from llmguard_core.training.oom import one_clear_error
-
-    def blocks(device: int, *sizes: int) -> dict[str, Any]:
-        states = ("active_allocated", "inactive")
-        return {"device": device, "blocks": [{"size": n, "state": s} for n in sizes for s in states]}
-
-    snapshot = [blocks(0, *[60_000_000] * 30), blocks(1, 900_000_000)]
-    gpu = Device(torch.device("cuda", 0))
-    for name, value in {
-        "memory_snapshot": lambda: snapshot, "memory_allocated": lambda d: 6_100_000_000, "memory_reserved": lambda d: 7_900_000_000,
-        "mem_get_info": lambda d: (100_000_000, 8_000_000_000), "empty_cache": lambda: None,
-    }.items():  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr("llmguard_core.training.oom.pick_device", lambda: gpu)
-
-    def full() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has …")
-
-    with pytest.raises(OutOfMemory) as told:
-        one_clear_error("training", full)
-    for said in (
-        "6.10 GB allocated, 7.90 reserved",
-        "largest unused block 0.06 GB",
-        "a request of 0.54 GB lacks 0.44",
-        "1.90 GB are unused, 0.10 GB of them in one piece",
-        "expandable_segments:True",
-    ):
-        assert said in str(told.value)
 
 
 @pytest.fixture

@@ -82,21 +82,42 @@ CASES = (
             "data::edge_10_rows_on_disk_are_those_of_memory"),
     # Model and checkpoint
     _case(11, "K", "no base model at the path",
-          "an error in milliseconds with near names of that folder; no download"),
+          "an error in milliseconds with near names of that folder; no download",
+          K="model_and_checkpoint::edge_11_a_model_that_is_not_there_is_told_at_once_with_near_names "
+            "model_and_checkpoint::edge_11_the_last_of_several_models_is_missed_before_the_first_answers "
+            "model_and_checkpoint::edge_11_model_path_stands_for_the_model_and_for_nothing_beside_it"),
     _case(12, "K", "weights cut off or a shard missing",
-          "told from headers, index and sizes, without loading: which shard"),
+          "told from headers, index and sizes, without loading: which shard",
+          K="model_and_checkpoint::edge_12_the_shard_that_is_not_whole_is_told_from_headers "
+            "model_and_checkpoint::edge_12_weights_are_judged_without_being_loaded"),
     _case(13, "KC", "an adapter of another base",
-          "base, widths, vocabulary and target modules are compared; the core refuses"),
-    _case(14, "C", "no checkpoint yet", "the run starts fresh and says so"),
-    _case(15, "KC", "an empty checkpoint folder", "it is named, and passed over by the core"),
+          "base, widths, vocabulary and target modules are compared; the core refuses",
+          K="model_and_checkpoint::edge_13_an_adapter_of_another_base_is_told_by_what_differs",
+          C="core/loading::adapters_are_verified_against_their_base"),
+    _case(14, "C", "no checkpoint yet", "the run starts fresh and says so",
+          C="model_and_checkpoint::edge_14_without_a_checkpoint_it_starts_fresh_and_says_so"),
+    _case(15, "KC", "an empty checkpoint folder", "it is named, and passed over by the core",
+          K="model_and_checkpoint::edge_15_the_checks_name_what_cannot_be_resumed_from "
+            "model_and_checkpoint::edge_15_a_checkpoint_of_accelerate_needs_no_state_of_a_trainer",
+          C="model_and_checkpoint::edge_15_an_empty_checkpoint_is_passed_over "
+            "core/checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"),
     _case(16, "C", "a checkpoint without trainer_state.json",
-          "passed over for the newest whole one, with the reason"),
-    _case(17, "C", "trainer_state.json is no JSON", "the same, with the place of the mistake"),
+          "passed over for the newest whole one, with the reason",
+          C="model_and_checkpoint::edge_16_a_checkpoint_without_its_state_is_passed_over "
+            "core/checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"),
+    _case(17, "C", "trainer_state.json is no JSON", "the same, with the place of the mistake",
+          C="model_and_checkpoint::edge_17_a_checkpoint_whose_state_is_no_json_is_passed_over "
+            "core/checkpoints::edges_15_16_17_62_a_checkpoint_that_is_not_whole_is_passed_over_with_the_reason"),
     _case(18, "C", "the checkpoint of another model",
-          "refused with the tensors that differ in name or shape"),
+          "refused with the tensors that differ in name or shape",
+          C="model_and_checkpoint::edge_18_the_checkpoint_of_a_different_model_is_refused"),
     _case(19, "KC", "a checkpoint of an old format",
-          "which one it is and how to convert it; the core loads what transformers loads"),
-    _case(20, "C", "a save cut off half-way", "never chosen as newest"),
+          "which one it is and how to convert it; the core loads what transformers loads",
+          K="model_and_checkpoint::edge_19_an_old_format_is_told_with_the_way_to_convert_it",
+          C="model_and_checkpoint::edge_19_a_checkpoint_of_the_old_format_goes_on_bit_for_bit"),
+    _case(20, "C", "a save cut off half-way", "never chosen as newest",
+          C="model_and_checkpoint::edge_20_a_save_that_is_cut_off_is_never_chosen "
+            "core/checkpoints::edge_20_a_save_cut_off_is_never_chosen_and_is_cleared_away"),
     # GPU and memory
     _case(21, "C", "memory ends while a model is loaded",
           "one error with what was wanted and what there is; nothing stays allocated"),
@@ -194,18 +215,14 @@ CASES = (
           C="queue::edge_60_a_file_that_always_fails_is_given_up_after_its_attempts "
             "queue::edge_60_each_failure_doubles_the_time_to_the_next_attempt"),
     # Training flow
-    _case(61, "KC", "no steps",
-          "an error with the arithmetic",
+    _case(61, "KC", "no steps", "an error with the arithmetic",
           K="training_flow::edge_61_a_run_without_a_step_is_an_error_with_the_arithmetic",
           C="training_flow::edge_61_the_core_refuses_with_the_arithmetic "
             "training_flow::edge_61_a_run_that_can_make_no_step_leaves_nothing_behind"),
-    _case(62, "C", "a step below zero in the state",
-          "the state is corrupt, and passed over",
+    _case(62, "C", "a step below zero in the state", "the state is corrupt, and passed over",
           C="training_flow::edge_62_a_state_with_an_impossible_step_is_never_trained_on_from"),
-    _case(63, "C", "a step beyond the last one",
-          "already trained: exit code 0, nothing touched",
-          C="training_flow::edge_63_a_run_that_has_its_steps_touches_nothing "
-            "training_flow::edge_63_a_run_of_the_core_is_already_trained "
+    _case(63, "C", "a step beyond the last one", "already trained: exit code 0, nothing touched",
+          C="training_flow::edge_63_a_run_that_has_its_steps_touches_nothing training_flow::edge_63_a_run_of_the_core_is_already_trained "
             "core/cli::a_run_that_is_done_is_not_done_again"),
     _case(64, "C", "a loss that is no number",
           "the run stops within one step, the batch is written down, no such weights are saved",
@@ -213,10 +230,8 @@ CASES = (
             "training_flow::edge_64_a_loss_that_is_no_number_stops_before_the_weights_change "
             "training_flow::edge_64_a_nan_that_a_trainer_makes_itself_is_seen_in_the_gradients "
             "training_flow::edge_64_the_batch_is_written_with_rows_ids_labels_and_text "
-            "training_flow::edge_64_a_disk_that_is_full_hides_nothing "
-            "training_flow::edge_64_weights_that_are_nan_are_never_saved"),
-    _case(65, "C", "an infinite loss",
-          "the same",
+            "training_flow::edge_64_a_disk_that_is_full_hides_nothing training_flow::edge_64_weights_that_are_nan_are_never_saved"),
+    _case(65, "C", "an infinite loss", "the same",
           C="training_flow::edge_65_an_infinite_loss_stops_before_the_weights_change "
             "training_flow::edge_65_an_infinite_loss_with_finite_gradients_stops_with_its_log_line"),
     _case(66, "KC", "a loss that does not fall",
@@ -226,11 +241,9 @@ CASES = (
           "a warning, the best checkpoint is kept, the run ends as asked",
           C="training_flow::edge_67_a_validation_loss_that_rises_is_an_alarm "
             "training_flow::edge_67_it_ends_the_run_where_patience_says_so_and_the_best_is_kept"),
-    _case(68, "C", "one marker in every output",
-          "its rate by step; a warning after the warm-up",
+    _case(68, "C", "one marker in every output", "its rate by step; a warning after the warm-up",
           C="training_flow::edge_68_a_marker_in_every_sample_is_an_alarm_after_the_warm_up"),
-    _case(69, "KC", "an accuracy of 0",
-          "empty and unparseable outputs are counted apart from wrong ones",
+    _case(69, "KC", "an accuracy of 0", "empty and unparseable outputs are counted apart from wrong ones",
           K="training_flow::edge_69_empty_and_unparseable_outputs_are_told_apart_from_wrong_ones",
           C="training_flow::edge_69_a_summary_counts_empty_and_unparseable_apart"),
     _case(70, "C", "training that stands still",

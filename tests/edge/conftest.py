@@ -49,11 +49,6 @@ class Project(Folder):
         return found[0]
 
 
-def says(finding: Finding, *words: str) -> None:
-    """Every one of these stands in the message."""
-    assert [word for word in words if word not in finding.message] == [], finding.message
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """An empty folder."""

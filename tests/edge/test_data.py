@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 import pytest
+from support.configs import says
 from support.tiny import CHATML, byte_level, chat
 
 from llmguard_core.config import make_config
@@ -39,11 +40,6 @@ def project_of(project: Project, rows: Sequence[Row] | str, **tables: str) -> Pr
     project.write("train.jsonl", rows if isinstance(rows, str) else lines(rows))
     project.project(**{"config": "", "data": DATA, **tables})
     return project
-
-
-def says(message: str, *words: str) -> None:
-    """Every one of these stands in it."""
-    assert [word for word in words if word not in message] == [], message
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"], ids=["empty", "blank"])

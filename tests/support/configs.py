@@ -60,6 +60,11 @@ def of(results: dict[str, CheckResult], *severities: str) -> dict[str, list[Find
     return {check: findings for check, findings in found.items() if findings}
 
 
+def says(message: str, *words: str) -> None:
+    """Every one of these stands in a message."""
+    assert [word for word in words if word not in message] == [], message
+
+
 def keys(findings: Iterable[Finding]) -> dict[str, Finding]:
     """Findings by the key that they are about."""
     return {str(finding.where.key): finding for finding in findings}

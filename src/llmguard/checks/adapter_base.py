@@ -26,6 +26,8 @@ INPUT = (
     "gate_up_proj",
 )
 """Modules whose input is as wide as the model."""
+OTHER_VOCABULARY = 0.25
+"""Share of its rows by which an embedding may have grown or shrunk: tokens were added, or a padded one was cut to its tokenizer."""
 COMPARED = 4
 """Tensors of two bases that are compared, by the first bytes of their values."""
 
@@ -75,13 +77,12 @@ def _wrong_shapes(adapter: Adapter, model: ModelFolder) -> Iterator[str]:
             width, name = next(iter(wide.items()))
             yield f"{name} takes {width} numbers in the adapter, this model is {model.width} wide"
     for name, tensor in adapter.saved_whole.items():
-        if (
-            model.width
-            and len(tensor.shape) == 2
-            and any(p in name for p in ("embed_tokens", "lm_head", "wte"))
-            and model.width not in tensor.shape
-        ):
-            yield f"{name} is saved as {_times(tensor.shape)}, this model is {model.width} wide"
+        if len(tensor.shape) == 2 and any(p in name for p in ("embed_tokens", "lm_head", "wte")):
+            rows, own = tensor.shape[0], model.embedding_rows
+            if model.width and model.width not in tensor.shape:
+                yield f"{name} is saved as {_times(tensor.shape)}, this model is {model.width} wide"
+            elif own and abs(rows - own) > OTHER_VOCABULARY * own:
+                yield f"{name} is saved with {rows:,} rows, a vocabulary of another size than this model's {own:,}"
 
 
 def _against_tensors(modules: Sequence[Module], model: ModelFolder) -> Iterator[str]:

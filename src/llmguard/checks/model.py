@@ -7,6 +7,7 @@ from typing import Any
 
 from llmguard.contract import Yields, check
 from llmguard.evidence.model import ModelFolder
+from llmguard.evidence.saved import old_formats
 from llmguard.findings import Finding, Where, error, note, warning
 
 __all__ = ["model_path_exists", "tokenizer_belongs_to_the_model", "weights_are_complete"]
@@ -62,6 +63,12 @@ def weights_are_complete(model: ModelFolder) -> Yields:
             why="loading fails after minutes, or leaves tensors at random values with a warning",
             cause="a download or copy that was cut off, a quota that was full, Git without LFS",
             remedy="download this file again and compare its size",
+        )
+    for file, old in old_formats(model.path) if model.path is not None else ():
+        yield note(
+            Where(file=f"{model.name}/{file}"),
+            what=f"an old format, of which no tensor is checked: {old.what}",
+            remedy=f"convert it where you trust it: {old.convert}",
         )
     if model.path is not None and not model.has_weights and not model.problems:
         yield note(

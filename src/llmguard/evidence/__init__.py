@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "adapter_effect": "llmguard.evidence.adapter_effect",
     "adapter_files": "llmguard.evidence.adapter_files",
     "batches": "llmguard.evidence.batches",
+    "checkpoints": "llmguard.evidence.checkpoints",
     "completions": "llmguard.evidence.completions",
     "config": "llmguard.evidence.config",
     "config_file": "llmguard.evidence.config_file",

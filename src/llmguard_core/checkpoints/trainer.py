@@ -211,6 +211,8 @@ def _chosen(asked: Any, args: Any) -> str | None:
         torch.distributed.broadcast_object_list(found)
     if found[0] is None:
         log.warning("%s: no checkpoint to resume from: starting fresh", args.output_dir)
+    else:
+        log.info("going on from %s", found[0])
     return str(found[0]) if found[0] else None
 
 

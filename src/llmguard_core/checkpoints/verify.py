@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmguard.evidence.weights import read_weights
-from llmguard.tensors import BadFile, read_header
+from llmguard.evidence.saved import NAME, state_problems, weight_problems
 from llmguard_core.checkpoints.folder import MANIFEST, hashed, tidy
 from llmguard_core.errors import CheckpointError
 
 __all__ = ["checkpoints", "newest", "step_of", "verify"]
 
-NAME = re.compile(r"checkpoint-(\d+)$")
-STATE = "trainer_state.json"
 RESUMING = {
     "the optimizer's state": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
     "the scheduler's state": ("scheduler.pt", "global_step*"),
     "the random number generators' states": ("rng_state*.pth",),
 }
 """What resuming needs, and the files that hold it (the last: DeepSpeed's folder)."""
-ADAPTERS = ("adapter_model.safetensors", "*/adapter_model.safetensors")
-OTHER_WEIGHTS = ("adapter_model.bin", "*/adapter_model.bin", "pytorch_model_fsdp*", "global_step*")
 log = logging.getLogger(__name__)
 
 
@@ -44,9 +38,9 @@ def verify(folder: Path | str, *, resume: bool = True) -> list[str]:
             return [f"{folder.name}: is not there, or is no folder"]
         listed = (folder / MANIFEST).exists()
         problems = [*_against_manifest(folder)] if listed else [*_archives(folder)]
-        problems += _weights(folder)
+        problems += weight_problems(folder)
         if resume:
-            problems += [*_state(folder), *_missing(folder)]
+            problems += [*state_problems(folder), *_missing(folder)]
     except OSError as bad:
         return [f"{bad.filename or folder}: cannot be read: {bad.strerror} (errno {bad.errno})"]
     return problems
@@ -125,36 +119,6 @@ def _archives(folder: Path) -> Iterator[str]:
             continue
         if bad:
             yield f"{file.name}: the checksum of {bad} inside it is wrong"
-
-
-def _weights(folder: Path) -> list[str]:
-    problems: list[tuple[str, str]] = []
-    tensors, others = read_weights(folder, problems)
-    adapters = [file for pattern in ADAPTERS for file in folder.glob(pattern)]
-    for file in adapters:
-        try:
-            tensors.update(read_header(file))
-        except (BadFile, OSError) as bad:
-            problems.append((file.name, str(bad)))
-    if not (tensors or others or problems or any(any(folder.glob(p)) for p in OTHER_WEIGHTS)):
-        return [f"{folder.name}: holds no weights"]
-    return [f"{name}: {what}" for name, what in problems]
-
-
-def _state(folder: Path) -> Iterator[str]:
-    """trainer_state.json: there, JSON, and with a step that can be."""
-    try:
-        state = json.loads((folder / STATE).read_text("utf-8"))
-        step = state["global_step"]
-    except FileNotFoundError:
-        yield f"{STATE}: is not there: the save was cut off before its last file"
-    except (ValueError, KeyError, TypeError) as bad:
-        yield f"{STATE}: cannot be read: {type(bad).__name__}: {bad}"
-    else:
-        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-            yield f"{STATE}: global_step is {step!r}: the state is corrupt"
-        elif (match := NAME.match(folder.name)) and step != int(match[1]):
-            yield f"{STATE}: global_step is {step}, the folder says {match[1]}"
 
 
 def _missing(folder: Path) -> Iterator[str]:
