@@ -151,8 +151,9 @@ class CheckItem(pytest.Item):
         if self.entry.tier == "sentinel":
             from pytest_llmguard.embedded import embedded_audit, missing
 
-            if missing():
-                pytest.skip(missing())
+            lacking = missing(self.config)
+            if lacking:
+                pytest.skip(lacking)
             return embedded_audit(self.config)
         return audit_of(self.config, None)
 

@@ -67,7 +67,8 @@ def build_audit(
     project = project.replaced(**changed) if changed else project
     share = _shared(manager) if manager.is_worker else None
     sample, deadline = option(config, "sample", node), option(config, "deadline", node)
-    evidence = Evidence(project, Options(sample=sample, share=share, deadline=deadline))
+    gpu = bool(option(config, "gpu"))
+    evidence = Evidence(project, Options(sample=sample, share=share, deadline=deadline, gpu=gpu))
     manager.closing.callback(evidence.close)
     strict = option(config, "strict", node)
     return Audit(project, manager.registry, evidence, strict=strict, engine=manager.engine)

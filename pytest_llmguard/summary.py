@@ -46,7 +46,12 @@ def print_summary(manager: Manager, reporter: pytest.TerminalReporter) -> None:
     if NO_PROJECT in projects:
         reporter.write_line(HOW_TO_GO_ON)
         if any(r["tier"] == "sentinel" and r["outcome"] != "skipped" for r in records):
-            reporter.write_line(EMBEDDED)
+            from pytest_llmguard.embedded import named_model
+
+            model = named_model(manager.config)
+            reporter.write_line(
+                f"the sentinel ran on {visible(model)}, taken for a base model" if model else EMBEDDED
+            )
     for line in manager.written:
         reporter.write_line(line, red="could not be written" in line)
 

@@ -31,7 +31,7 @@ def test_the_sentinel_runs_on_it(bare: Toy, monkeypatch: pytest.MonkeyPatch) -> 
     asked: list[int] = []
     lab = SimpleNamespace(base=bare.path / "base")
     monkeypatch.setattr(llmguard_core.lab, "lab", lambda: asked.append(1) or lab)
-    monkeypatch.setattr(embedded, "missing", lambda: "")
+    monkeypatch.setattr(embedded, "missing", lambda _: "")
     result = bare.run("-m", "sentinel", "--llmguard-json", "r.json")
     report = bare.read("r.json")
     assert bare.outcomes(report) == {"toy_runs_a_model": "passed", "toy_tells": "passed"}
@@ -39,6 +39,26 @@ def test_the_sentinel_runs_on_it(bare: Toy, monkeypatch: pytest.MonkeyPatch) -> 
     assert told == {"model": str(bare.path / "base"), "adapter": None, "kind": "base"}
     assert asked == [1]
     assert any("the sentinel ran on the built-in base model" in line for line in result.outlines)
+
+
+@pytest.mark.parametrize("how", ["option", "environment", "both"])
+def test_a_model_that_is_named_takes_its_place(bare: Toy, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """`--llmguard-model`, else MODEL_PATH: nothing is trained, and the summary says what ran."""
+
+    def never() -> None:
+        raise AssertionError("built although a model was named")
+
+    monkeypatch.setattr(llmguard_core.lab, "lab", never)
+    monkeypatch.setattr(embedded, "missing", lambda _: "")
+    if how != "option":
+        monkeypatch.setenv("MODEL_PATH", "owner/second" if how == "both" else "owner/first")
+    given = () if how == "environment" else ("--llmguard-model", "owner/first")
+    result = bare.run("-m", "sentinel", "--llmguard-json", "r.json", *given)
+    told = next(c for c in bare.read("r.json")["checks"] if c["check"] == "toy_tells")["findings"][0][
+        "evidence"
+    ]
+    assert told == {"model": "owner/first", "adapter": None, "kind": "base"}
+    assert "the sentinel ran on owner/first, taken for a base model" in result.stdout.str()
 
 
 def test_collecting_does_not_build_it(bare: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +81,7 @@ def test_a_lab_that_cannot_be_built_is_told_without_a_traceback(
         raise LabError("the lab's base model could not be trained: no space left")
 
     monkeypatch.setattr(llmguard_core.lab, "lab", broken)
-    monkeypatch.setattr(embedded, "missing", lambda: "")
+    monkeypatch.setattr(embedded, "missing", lambda _: "")
     result = bare.run("-m", "sentinel", "--llmguard-json", "r.json")
     assert set(bare.outcomes(bare.read("r.json")).values()) == {"error"}
     assert "the lab's base model could not be trained: no space left" in result.stdout.str()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llmguard.errors import EvidenceError, MissingEvidence, UsageError
 
 if TYPE_CHECKING:
-    from llmguard.evidence.collected import Collected
+    from llmguard.evidence.collected import Collected, Run
     from llmguard.project import Project
 
 __all__ = ["KINDS", "Evidence", "Options"]
@@ -34,6 +34,7 @@ KINDS: dict[str, str] = {
     "config": "llmguard.evidence.config",
     "config_file": "llmguard.evidence.config_file",
     "context": "llmguard.evidence.context",
+    "dry_run": "llmguard.evidence.dry_run",
     "encoded": "llmguard.evidence.encoded",
     "endpoint": "llmguard.evidence.endpoint",
     "environment": "llmguard.evidence.environment",
@@ -98,11 +99,13 @@ class Options:
     `sample`: at most so many rows go through the user's own functions (whole files are read all the same).
     `share`: a folder that several processes of one session may share results of child processes in.
     `deadline`: seconds that a child running the user's code may take without any progress.
+    `gpu`: models may be put on a GPU (a project's `[environment] gpu` says so as well).
     """
 
     sample: int = 2000
     share: Path | None = None
     deadline: float = 60.0
+    gpu: bool = False
 
 
 class Evidence:
@@ -204,10 +207,23 @@ class Evidence:
 
         return Collected(self)
 
+    @cached_property
+    def dry_run(self) -> Run:
+        """The child that makes the dry run; not started yet.
+
+        Raises:
+            MissingEvidence: the project names no trainer, or wants no dry run.
+        """
+        from llmguard.evidence.dry_run import run_of
+
+        return run_of(self)
+
     def close(self) -> None:
         """Stop what still runs and remove the scratch folder."""
         if "collected" in self.__dict__:
             self.collected.close()
+        if "dry_run" in self.__dict__:
+            self.dry_run.close()
         if tried := self._known.get(("environment", "")):
             tried.close()
         if "scratch" in self.__dict__:

@@ -56,7 +56,7 @@ def route_of(evidence: Evidence) -> Route:
         else None,
         generate=generate,
         folder=project.folder,
-        device="auto" if schema.environment.gpu else "cpu",
+        device="auto" if schema.environment.gpu or evidence.options.gpu else "cpu",
         trust_remote_code=schema.model.trust_remote_code,
         shown=project.relative(path) if path else "",
         add_special_tokens=schema.prompt.add_special_tokens,

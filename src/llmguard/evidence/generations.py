@@ -53,7 +53,7 @@ def provide(evidence: Evidence, target: str) -> Generations:
         reference,
         mixed(_texts(evidence)),
         folder=project.folder,
-        hide_gpus=not project.schema.environment.gpu,
+        hide_gpus=not (project.schema.environment.gpu or evidence.options.gpu),
         no_progress=evidence.options.deadline,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,9 @@ from typing import Any
 from llmguard.collect.columns import BadRow, plain_row
 from llmguard.collect.user import UserError, load_reference, mistake
 from llmguard.control import ENDS
+from llmguard.estimates import architecture_of
 from llmguard.probe import inside, step
+from llmguard.sentinels.devices import NoRoom, Plan, config_of, in_batches, plan_for, rows_at_once
 
 __all__ = ["Loaded", "generate_batch", "load", "run_arm"]
 
@@ -26,7 +29,8 @@ LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, KeyError, Attribu
 class Loaded:
     """A model with its tokenizer, the token ids that end a completion, the id that pads, and what is known of them.
 
-    `seen`: completions by prompts and adapter, so that two arms that are the same are generated once.
+    `seen`: completions by prompts and adapter, so that two arms that are the same are generated once. `plan`, `config`: where it lies,
+    and its config.json.
     """
 
     model: Any
@@ -35,6 +39,8 @@ class Loaded:
     pad: int
     facts: dict[str, Any] = field(default_factory=dict)
     seen: dict[Any, list[list[int]]] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(asked: Mapping[str, Any]) -> Loaded:
@@ -85,17 +91,19 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _load_model(asked: Mapping[str, Any], path: str) -> Loaded:
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     trusted = {"local_files_only": True, "trust_remote_code": bool(asked.get("trust_remote_code"))}
     tokenizer: Any = AutoTokenizer.from_pretrained(str(asked.get("tokenizer") or path), **trusted)
-    model: Any = AutoModelForCausalLM.from_pretrained(path, **trusted)
-    device = asked.get("device") or "cpu"
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and model.num_parameters() <= LARGEST_IN_FLOAT32:
+    config = config_of(path, trusted)
+    plan = plan_for(torch, asked.get("device") or "cpu", config, architecture_of(config))
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, **trusted, **plan.arguments(torch, transformers.__version__)
+    )
+    if plan.kind == "cpu" and model.num_parameters() <= LARGEST_IN_FLOAT32:
         model = model.float()  # in fp32 a batch gives what its rows give one by one
-    if device == "cpu" and model.num_parameters() < SMALLEST_FOR_THREADS and inside():
+    if plan.kind == "cpu" and model.num_parameters() < SMALLEST_FOR_THREADS and inside():
         torch.set_num_threads(1)
     stops = _own_ends(model, tokenizer)
     ends = sorted({*stops, *_known_ends(tokenizer)})
@@ -104,7 +112,8 @@ def _load_model(asked: Mapping[str, Any], path: str) -> Loaded:
     model.generation_config = GenerationConfig(
         eos_token_id=ends or None, pad_token_id=pad, bos_token_id=tokenizer.bos_token_id
     )
-    return Loaded(model.to(device), tokenizer, ends, pad, facts)
+    facts["device"] = plan.first if len(plan.devices) < 2 else f"{plan.kind}:{plan.devices}"
+    return Loaded(model, tokenizer, ends, pad, facts, plan=plan, config=config)
 
 
 def _own_ends(model: Any, tokenizer: Any) -> list[int]:
@@ -148,7 +157,7 @@ def run_arm(loaded: Loaded, arm: Mapping[str, Any], folder: Path, max_new_tokens
     key = (tuple(map(tuple, prompts)), active := bool(arm.get("adapter")))
     if key not in loaded.seen:
         with _adapters(loaded.model, active):
-            loaded.seen[key] = generate_batch(loaded.model, prompts, loaded.pad, max_new_tokens)
+            loaded.seen[key] = _completed(loaded, prompts, max_new_tokens)
     ids = loaded.seen[key]
     seconds = time.perf_counter() - started
     cut = [_cut(row, loaded.ends) for row in ids]
@@ -161,6 +170,27 @@ def run_arm(loaded: Loaded, arm: Mapping[str, Any], folder: Path, max_new_tokens
         "prompt_texts": [decode(p) for p in prompts],
         "seconds": seconds,
     }
+
+
+def _completed(loaded: Loaded, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """Greedy completions: in one batch on a processor, in as large ones as its memory takes on a GPU."""
+    import torch
+
+    def generate(chosen: Sequence[Sequence[int]]) -> list[list[int]]:
+        return generate_batch(loaded.model, chosen, loaded.pad, max_new_tokens)
+
+    def release() -> None:
+        gc.collect()
+        if loaded.plan.kind != "cpu":
+            getattr(torch, loaded.plan.kind).empty_cache()
+
+    size = rows_at_once(torch, loaded.plan, loaded.config, prompts, max_new_tokens)
+    try:
+        found, loaded.facts["batch"] = in_batches(generate, prompts, size, release=release)
+    except NoRoom as full:
+        told = {"what": f"model {loaded.facts['names'][0]}", "type": "NoRoom", "message": str(full)}
+        raise UserError(told) from None
+    return found
 
 
 def _built(arm: Mapping[str, Any], folder: Path) -> list[Any]:
