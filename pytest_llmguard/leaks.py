@@ -29,6 +29,7 @@ __all__ = ["Leaks", "leaks_of"]
 
 NAME = "llmguard-leaks"
 ANYTHING = sys.maxsize
+LAST = ("last_exc", "last_type", "last_value", "last_traceback")
 
 
 def leaks_of(config: pytest.Config) -> Leaks:
@@ -165,6 +166,8 @@ class Leaks:
         if self._failed and not item.config.option.usepdb:
             for error in (getattr(sys, "last_value", None), call.excinfo and call.excinfo.value):
                 _clear(error, set())
+            for name in LAST:  # pytest drops them before the next test is called
+                vars(sys).pop(name, None)
 
     def _told(self, item: pytest.Item, growth: Growth) -> str:
         from pytest_llmguard.leaktext import leak_text

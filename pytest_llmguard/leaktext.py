@@ -51,6 +51,11 @@ NO_OWNER = (
     "repeat the test, gpu_memory(leak=…, repeat=3): a cache grows once, a leak each time",
 )
 
+EACH_TIME = (
+    "no tensor that Python knows holds it: arrays of another library, C++ objects, or threads that still run",
+    "take the test's calls away one by one until the slope is gone: the last one leaks",
+)
+
 
 def medium(device: DeviceMemory) -> str:
     """What kind of memory it is."""
@@ -122,24 +127,20 @@ def _levels(growth: Growth) -> str:
             told.append(f"{level_names[level]} {size_text(after)}")
         else:
             name = "heap" if growth.device.name == "cpu" else level_names[level]
-            told.append(f"{name} {size_text(before)} to {size_text(after)}")
+            outside = _outside(growth.after) if level == "driver" else ""
+            told.append(f"{name} {size_text(before)} to {size_text(after)}{outside}")
     if growth.device.name == "cpu":
         mute = []
     if growth.due:
         told.append(f"fixtures that were torn down with it gave back {size_text(growth.due)}")
-    outside = _outside(growth.after)
-    return (
-        "; ".join(told)
-        + (f" ({outside})" if outside else "")
-        + (f". Not measured: {'; '.join(mute)}" if mute else "")
-    )
+    return "; ".join(told) + (f". Not measured: {'; '.join(mute)}" if mute else "")
 
 
 def _outside(figures: Figures) -> str:
     """The driver counts what the allocator knows nothing of: contexts, NCCL, other libraries."""
     if figures.driver is None or figures.reserved is None or figures.driver <= figures.reserved:
         return ""
-    return f"{size_text(figures.driver - figures.reserved)} of it outside of torch's allocator"
+    return f", {size_text(figures.driver - figures.reserved)} of them outside of torch's allocator"
 
 
 def _repeats(growth: Growth) -> str:
@@ -157,7 +158,7 @@ def _cause(growth: Growth) -> tuple[str, str]:
         )
     held = [re.sub(r"\s+", " ", f"{holder.kind}: {holder.path}") for holder in growth.holders]
     if not held or growth.holders[0].kind == "no Python owner":
-        return NO_OWNER
+        return NO_OWNER if growth.slope is None else EACH_TIME
     first = growth.holders[0].kind
     if "Function._instance" in held[0]:
         return held[0], OF_CLASS

@@ -21,9 +21,6 @@ def dear():
 @pytest.mark.gpu
 def test_toy_gpu(dear): pass
 
-@pytest.mark.gpu_memory(leak="1 MiB")
-def test_toy_memory(dear): pass
-
 def test_toy_cpu(): pass
 """
 
@@ -44,7 +41,7 @@ def test_without_it_gpu_tests_are_skipped(toy: Toy) -> None:
     """Before any fixture, with the option to give; nothing else is touched."""
     toy.write("test_gpu.py", TESTS)
     result = toy.run("-rs", only="test_toy")
-    result.assert_outcomes(passed=1, skipped=2)
+    result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED * needs a GPU: run pytest with --gpu"])
 
 
