@@ -140,7 +140,7 @@ def test_a_failed_test_is_judged_without_its_frames(
     pytester.makepyfile(
         f"{HEAD}\nlimit = pytest.mark.gpu_memory(leak='1 MiB')\n"
         "@limit\ndef test_locals():\n    x = devices()[0].tensor(9 * MIB)\n    assert not x\n"
-        "@limit\ndef test_chained():\n    y = devices()[0].tensor(9 * MIB)\n    try:\n        raise KeyError(y)\n"
+        "@limit\ndef test_chained():\n    y = devices()[0].tensor(9 * MIB)\n    try:\n        raise KeyError('y')\n"
         "    except KeyError as error:\n        raise ValueError('x') from error\n"
         "@limit\ndef test_keeps():\n    take(2 * MIB)\n    assert False\n"
     )
