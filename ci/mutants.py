@@ -54,6 +54,8 @@ class Job:
     module: Module
     mutation: Mutation | None
     tests: tuple[Test, ...]
+    seconds: float
+    """How long its tests take while nothing is changed."""
 
     @property
     def key(self) -> str:
@@ -67,11 +69,6 @@ class Job:
         files = sorted({test.file for test in self.tests})
         ids = "" if self.mutation else repr(sorted(test.id for test in self.tests))
         return hashlib.sha1(b"".join((ROOT / f).read_bytes() for f in files) + ids.encode()).hexdigest()
-
-    @property
-    def seconds(self) -> float:
-        """How long its tests take while nothing is changed."""
-        return sum(test.seconds for test in self.tests)
 
     def is_known(self, known: Known) -> bool:
         """Whether an earlier run found it out: one that was killed stays so, another is tried again when its tests change."""
@@ -113,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known: Known = {} if told.fresh or not KNOWN.is_file() else json.loads(KNOWN.read_text("utf-8"))
     with tempfile.TemporaryDirectory(prefix="mutants-") as home:
         trees = [Tree(Path(home, str(number))) for number in range(told.workers)]
-        survey = Survey.taken(trees, fresh=told.fresh)
+        survey = Survey.taken(trees, [entry.name for entry in chosen], fresh=told.fresh)
         jobs = plan(chosen, survey, told.limit)
         run_all([job for job in jobs if not job.is_known(known)], known, trees)
         jobs += proofs(jobs, survey, known)
@@ -146,7 +143,7 @@ def possible(entry: Entry) -> int:
 
 def plan(chosen: Sequence[Entry], survey: Survey, limit: int) -> list[Job]:
     """The mutants of each check; the quickest check first."""
-    by_check = [list(jobs_of(entry, tuple(survey.of(entry.name)), limit)) for entry in chosen]
+    by_check = [list(jobs_of(entry, survey, limit)) for entry in chosen]
     return [job for jobs in sorted(by_check, key=lambda jobs: jobs[0].seconds) for job in jobs]
 
 
@@ -159,13 +156,14 @@ def proofs(jobs: Sequence[Job], survey: Survey, known: Known) -> Iterator[Job]:
         red = {name for job in own for told in known[job.key][2:] for name in told}
         tests = tuple(test for test in survey.of(check) if test.id in red)
         if tests:
-            yield Job(check, own[0].family, own[0].module, None, tests)
+            yield Job(check, own[0].family, own[0].module, None, tests, survey.seconds(tests))
 
 
-def jobs_of(entry: Entry, tests: tuple[Test, ...], limit: int) -> Iterator[Job]:
+def jobs_of(entry: Entry, survey: Survey, limit: int) -> Iterator[Job]:
     """The mutants of one check."""
+    tests = tuple(survey.of(entry.name))
     for module, mutation in mutations_of(module_of(entry), entry.name, limit):
-        yield Job(entry.name, entry.family, module, mutation, tests)
+        yield Job(entry.name, entry.family, module, mutation, tests, survey.seconds(tests))
 
 
 def run_all(jobs: list[Job], known: Known, trees: list[Tree]) -> None:

@@ -12,7 +12,7 @@ import json
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,12 +60,13 @@ class Survey:
     digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def taken(cls, trees: list[Tree], *, fresh: bool = False) -> Survey:
-        """The survey of the checkout as it is now; runs what is new, and keeps it file by file."""
+    def taken(cls, trees: list[Tree], checks: Iterable[str], *, fresh: bool = False) -> Survey:
+        """The survey of the checkout as it is now, for these checks; runs what is new, and keeps it file by file."""
         survey = cls() if fresh else cls.kept()
         root = trees[0].root
-        wanted = {name: hashlib.sha1((root / name).read_bytes()).hexdigest() for name in files(root)}
-        survey.forget({n for n in survey.tests if survey.digests.get(n) != wanted.get(n)})
+        wanted = {name: hashlib.sha1((root / name).read_bytes()).hexdigest() for name in files(root, checks)}
+        gone = {n for n in survey.tests if not (root / n).is_file()}
+        survey.forget(gone | {n for n in wanted if survey.digests.get(n) != wanted[n]})
         left: SimpleQueue[str] = SimpleQueue()
         for name in wanted:
             if name not in survey.tests:
@@ -126,32 +127,36 @@ class Survey:
         named = re.compile(rf"\b{check}\b")
         files = {t.file for t in near if named.search((ROOT / t.file).read_text("utf-8"))}
         found: list[Test] = []
-        spent = 0.0
         for part, limit in (
             ([t for t in near if t.file in files], OWN),
             ([t for t in near if t.file not in files], OTHERS),
             ([t for t in green if t.file in files and t not in near], OTHERS),
         ):
             taken: list[Test] = []
-            for test in sorted(part, key=lambda t: t.seconds):
-                if spent + test.seconds < limit:
+            for test in self.cheapest_first(part):
+                if self.seconds([*found, *taken, test]) < limit:
                     taken.append(test)
-                    spent += test.seconds
-            found += _ordered(taken)
+            found += taken
         return found
 
+    def seconds(self, tests: Iterable[Test]) -> float:
+        """How long these take together: in each file, what its slowest test sets up may have to be set up by another one."""
+        told = list(tests)
+        return sum(t.seconds for t in told) + sum(self.slowest(name) for name in {t.file for t in told})
 
-def _ordered(tests: list[Test]) -> list[Test]:
-    """File by file, as fixtures are shared: the cheapest file first, and in it the cheapest test."""
-    cost: dict[str, float] = defaultdict(float)
-    for test in tests:
-        cost[test.file] += test.seconds
-    return sorted(tests, key=lambda t: (cost[t.file], t.file, t.seconds))
+    def slowest(self, name: str) -> float:
+        """Seconds of the slowest test of a file."""
+        return max((t.seconds for t in self.tests[name]), default=0.0)
+
+    def cheapest_first(self, tests: Sequence[Test]) -> list[Test]:
+        """File by file, as fixtures are shared: the cheapest file first, and in it the cheapest test."""
+        cost = {name: self.seconds(t for t in tests if t.file == name) for name in {t.file for t in tests}}
+        return sorted(tests, key=lambda t: (cost[t.file], t.file, t.seconds))
 
 
-def files(root: Path) -> Iterator[str]:
-    """Test files that name a check, themselves or by what they share."""
-    names = re.compile(rf"\b({'|'.join(MODULES)}|Audit|audit)\b")
+def files(root: Path, checks: Iterable[str]) -> Iterator[str]:
+    """Test files that name a check or run all of them, themselves or by what they share."""
+    names = re.compile(rf"\b({'|'.join(checks)}|Audit|audit)\b")
     shared = [f.stem for f in (root / "tests" / "support").glob("*.py") if names.search(f.read_text("utf-8"))]
     told = re.compile(rf"\bsupport(?:\.| import )({'|'.join(shared)})\b") if shared else names
     for room in ROOMS:
