@@ -67,6 +67,7 @@ def test_witness(killed: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The half one is taken: resuming from it fails, or goes on without its optimizer and schedule and says nothing."""
     assert broken(killed) == str(killed / "checkpoint-4")
     assert fixed(killed) == str(killed / "checkpoint-2")
+    caplog.clear()
     trainer = trainer_of(killed, steps=5, kind=Trainer)
     has_weights = (killed / "checkpoint-4" / "training_args.bin").exists()
     if has_weights:
