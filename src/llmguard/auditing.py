@@ -69,6 +69,9 @@ class Audit:
         wanted = list(entries)
         if any(COLLECTED & {*entry.needs, entry.over} for entry in wanted):
             self.evidence.collected.start()
+        if any("dry_run" in entry.needs for entry in wanted):
+            with suppress(MissingEvidence):  # the checks say so
+                self.evidence.dry_run.start()
         for kind in TRIED if self.evidence.options.share is None else ():  # workers run side by side already
             names = [entry.name for entry in wanted if kind in entry.needs]
             with suppress(MissingEvidence, EvidenceError):  # the check that asks for it says so

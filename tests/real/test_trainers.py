@@ -71,7 +71,7 @@ def project_file(name: str) -> str:
     columns = 'prompt = "question"\nresponse = "answer"'
     return (
         f'[model]\npath = "tokenizer"\nkind = "chat"\n[prompt]\nformat = "{form}"\n'
-        f'[data]\ntrain = "train.jsonl"\n{columns}\n[pipeline]\ntrainer = "trainers:{name}"\n'
+        f'[data]\ntrain = "train.jsonl"\n{columns}\n[pipeline]\ntrainer = "trainers:{name}"\ndry_run = false\n'
     )
 
 

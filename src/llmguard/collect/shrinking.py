@@ -33,20 +33,23 @@ SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_
 DROPPED = ("quantization_config",)
 
 
-def shrunken(config: Any) -> Any:
-    """A copy of a config with two layers (one of each kind, where kinds differ), a width of 64 and 512 ids; 0 pads."""
+def shrunken(config: Any, *, keep_ids: bool = False) -> Any:
+    """A copy of a config with two layers (one of each kind, where kinds differ), a width of 64 and 512 ids; 0 pads.
+
+    `keep_ids`: the vocabulary and the special ids stay as they are.
+    """
     small = copy.deepcopy(config.get_text_config() if hasattr(config, "get_text_config") else config)
     kinds = _layer_kinds(small)
     many = len(kinds) if kinds else LAYERS
     heads = _get(small, "num_attention_heads")
     for name, size in SIZES.items():
-        if isinstance(_get(small, name), (int, float)):
+        if isinstance(_get(small, name), (int, float)) and not (keep_ids and name.startswith("vocab_size")):
             _set(small, name, many if size == LAYERS and "layer" in name and "per" not in name else size)
     for name in ("num_key_value_heads", "n_head_kv", "num_kv_heads"):
         if isinstance(kept := _get(small, name), int):
             _set(small, name, HEADS if kept == heads else max(1, min(kept, 2)))
     _set_lists(small, kinds)
-    for name in (*SPECIAL, *DROPPED):
+    for name in DROPPED if keep_ids else (*SPECIAL, *DROPPED):
         if _get(small, name) is not None:
             _set(small, name, 0 if name == "pad_token_id" else 1 if name in SPECIAL else None)
     return small

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UserError", "load_reference", "made", "mistake"]
+__all__ = ["UserError", "is_library", "load_reference", "made", "mistake", "shown"]
 
 
 OURS = Path(__file__).resolve().parent.parent
@@ -28,18 +28,19 @@ class UserError(Exception):
 
 def mistake(fault: BaseException, folder: Path, what: str) -> dict[str, Any]:
     """An exception as data: its type, its message, and the last frame of the user's own code (none if it never got there)."""
-    frames = [f for f in traceback.extract_tb(fault.__traceback__) if not _is_library(Path(f.filename))]
+    frames = [f for f in traceback.extract_tb(fault.__traceback__) if not is_library(Path(f.filename))]
     frame = ([f for f in frames if Path(f.filename).is_relative_to(folder)] or frames)[-1:]
     place: dict[str, Any] = {}
     if frame:
         place = {
-            "file": _shown(frame[0].filename, folder),
+            "file": shown(frame[0].filename, folder),
             "line": frame[0].lineno,
             "code": frame[0].line or "",
+            "function": frame[0].name,
         }
-    if isinstance(fault, SyntaxError) and fault.filename and not _is_library(Path(fault.filename)):
+    if isinstance(fault, SyntaxError) and fault.filename and not is_library(Path(fault.filename)):
         place = {
-            "file": _shown(fault.filename, folder),
+            "file": shown(fault.filename, folder),
             "line": fault.lineno,
             "code": (fault.text or "").strip(),
         }
@@ -47,14 +48,15 @@ def mistake(fault: BaseException, folder: Path, what: str) -> dict[str, Any]:
     return {"what": what, "type": type(fault).__name__, "message": message[0] if message else "", **place}
 
 
-def _is_library(file: Path) -> bool:
+def is_library(file: Path) -> bool:
     """Whether code is nobody's to mend here: the standard library's, an installed package's, this library's, or no file at all."""
     if not file.is_absolute() or {"site-packages", "dist-packages"} & set(file.parts):
         return True
     return any(file.is_relative_to(home) for home in (OURS, *map(Path, STANDARD)))
 
 
-def _shown(file: str, folder: Path) -> str:
+def shown(file: str, folder: Path) -> str:
+    """A file as reports name it: from the project's folder where it lies there."""
     path = Path(file)
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
@@ -84,7 +86,7 @@ def load_reference(reference: str, folder: Path, key: str) -> Any:
                 "message": f"{module_name} has no {name}; it has {near or 'no functions'}",
             }
             raise UserError(
-                {**told, "file": _shown(str(sys.modules[module_name].__file__), folder), "line": 1}
+                {**told, "file": shown(str(sys.modules[module_name].__file__), folder), "line": 1}
             ) from None
         raise UserError(mistake(fault, folder, key)) from None
     except (Exception, SystemExit) as fault:  # whatever the user's module raises while it is imported

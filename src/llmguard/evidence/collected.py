@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,19 @@ from llmguard.errors import EvidenceError
 
 if TYPE_CHECKING:
     from llmguard.evidence import Evidence
-    from llmguard.probe import Probe
+    from llmguard.probe import Probe, Settings
 
-__all__ = ["Collected"]
+__all__ = ["ENVIRONMENT", "Collected", "Run"]
 
 POLL = 0.02
 HARD_DEADLINE = 900.0
 """Seconds after which a child is ended even though it still makes progress."""
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "disabled",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 
 class Collected:
@@ -40,7 +46,7 @@ class Collected:
             "code": [s for s, wanted in steps.items() if wanted],
             "trainer": ["trainer", "isolation-trainer"] if schema.pipeline.trainer else [],
         }
-        self._runs = {name: _Run(evidence, name, job) for name, job in self._jobs.items() if job}
+        self._runs = {name: Run(evidence, name, job) for name, job in self._jobs.items() if job}
 
     def start(self) -> None:
         """Start all children now; they run while other checks do."""
@@ -68,7 +74,7 @@ class Collected:
         run = next((r for r in self._runs.values() if step in r.steps), None)
         return run.result(step) if run else None
 
-    def _run_of(self, step: str) -> _Run:
+    def _run_of(self, step: str) -> Run:
         return next(r for r in self._runs.values() if step in r.steps)
 
     def close(self) -> None:
@@ -77,14 +83,35 @@ class Collected:
             run.close()
 
 
-class _Run:
-    def __init__(self, evidence: Evidence, name: str, steps: Sequence[str]) -> None:
-        self.evidence, self.name, self.steps = evidence, name, steps
+class Run:
+    """A child of a session, and the result files of its steps; where several processes share a folder, one of them starts it.
+
+    `module`: what runs; `timeout`: seconds after which it is ended; `spec`: what it is told beside project and steps; `settings`:
+    of the probe, over the usual ones.
+    """
+
+    module = "llmguard.collect.child"
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        name: str,
+        steps: Sequence[str],
+        *,
+        timeout: float = HARD_DEADLINE,
+        spec: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+        module: str = "",
+    ) -> None:
+        self.evidence, self.name, self.steps, self.timeout = evidence, name, steps, timeout
+        self.module = module or self.module
+        self._more, self._settings = spec or {}, settings or {}
         self._probe: Probe | None = None
         self._started = 0.0
 
     @cached_property
     def out(self) -> Path:
+        """Where its files lie: the same folder in every process of a session."""
         share = self.evidence.options.share or self.evidence.scratch
         project = self.evidence.project
         key = hashlib.sha256(
@@ -105,20 +132,14 @@ class _Run:
 
         spec = self.out / "spec.json"
         spec.write_text(json.dumps(self._spec()), "utf-8")
-        self._probe = start(
-            "llmguard.collect.child",
-            args=[str(spec), str(self.out)],
-            cwd=self.evidence.project.folder,
-            timeout=HARD_DEADLINE,
-            no_progress=self.evidence.options.deadline,
-            progress_file=self.out / "progress.jsonl",
-            env={
-                "HF_HUB_OFFLINE": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-                "WANDB_MODE": "disabled",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-            },
-        )
+        settings: Settings = {
+            "cwd": self.evidence.project.folder,
+            "no_progress": self.evidence.options.deadline,
+            "progress_file": self.out / "progress.jsonl",
+            "env": ENVIRONMENT,
+        }
+        settings.update(self._settings)
+        self._probe = start(self.module, args=[str(spec), str(self.out)], timeout=self.timeout, **settings)
 
     def _spec(self) -> dict[str, Any]:
         project = self.evidence.project
@@ -130,6 +151,7 @@ class _Run:
             "model": model,
             "steps": list(self.steps),
             "sample": self.evidence.options.sample,
+            **self._more,
         }
 
     def result(self, step: str) -> dict[str, Any]:
@@ -164,5 +186,6 @@ class _Run:
         partial.replace(ended)
 
     def close(self) -> None:
+        """End it, if it still runs."""
         if self._probe is not None and not self._probe.done:
             self._probe.cancel()

@@ -103,6 +103,7 @@ class Pipeline(Table):
     endpoint: str | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     train_on: Literal["responses", "last", "all"] = "responses"
+    dry_run: bool = True
 
 
 class Generation(Table):

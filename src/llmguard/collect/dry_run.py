@@ -1,0 +1,276 @@
+"""The child of a dry run: `python -m llmguard.collect.dry_run SPEC.json OUTDIR`.
+
+The user's trainer is built with a small model of random weights and a few rows, makes two steps, saves, is resumed, evaluates, generates,
+and learns one batch by heart. Stages: `build`, `train`, `save`, `resume`, `evaluate`, `generate`, `overfit`.
+
+`dry_run.json`: `trainer`, `model`: names; `stages`: seconds by stage that came to its end; `failed`: what was raised, each as
+`llmguard.collect.dry_run_faults.told_of` says; `train`, `resume`: see `Watch`; `parameters`, `changes`: see there; `overfit`: losses;
+`notes`: what was given in place of what the user's code says; or `unmeasured`: why nothing of it can be said here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmguard.collect.dry_run_faults import IdBeyondEmbedding, not_for_a_cpu, told_of
+from llmguard.collect.dry_run_rows import Fetched, fetches
+from llmguard.collect.dry_run_small import EVALUATED, TRAINED, Given, given
+from llmguard.collect.dry_run_watch import Watch, optimized, plain, trainable, unchanged, watched
+from llmguard.collect.user import UserError, load_reference, shown
+from llmguard.probe import step
+from llmguard.project import load_project
+
+__all__ = ["main"]
+
+RESULT, SO_FAR = "dry_run.json", "dry_run.so_far"
+OVERFIT_STEPS, OVERFIT_SECONDS, RATE = 8, 6.0, 1e-2
+NEEDED = ("train", "get_train_dataloader", "training_step", "_save_checkpoint", "evaluate", "add_callback")
+ONLINE = (
+    "GRPOTrainer",
+    "RLOOTrainer",
+    "PPOTrainer",
+    "OnlineDPOTrainer",
+    "XPOTrainer",
+    "NashMDTrainer",
+    "AsyncGRPOTrainer",
+)
+"""Trainers whose loss is no measure of what was learnt: nothing is expected to fall."""
+
+
+class Stopped(Exception):
+    """A stage failed, and those that stand on it cannot be."""
+
+
+class DryRun:
+    """One dry run: where results go, what was found so far."""
+
+    def __init__(self, spec: Mapping[str, Any], out: Path) -> None:
+        self.out, self.limit, self.seconds = out, int(spec["memory"]), float(spec["seconds"])
+        self.project = load_project(spec["project"])
+        self.reference = str(self.project.schema.pipeline.trainer)
+        self.key = f"[pipeline] trainer = {self.reference!r}"
+        self.fetched = Fetched()
+        self.watch = Watch()
+        self.found: dict[str, Any] = {"stages": {}, "failed": [], "notes": {}}
+        self.started = time.monotonic()
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    def write(self, name: str, **more: Any) -> None:
+        """What was found, whole or not at all."""
+        partial = self.out / f"{name}.partial"
+        partial.write_text(json.dumps({**self.found, **more}, default=str), "utf-8")
+        partial.replace(self.out / name)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, factory: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """One stage; what it raises is told, and ends it."""
+        self.watch.stage = name
+        self.write(SO_FAR, stage=name)
+        step(name)
+        began = time.monotonic()
+        try:
+            yield
+            self.found["stages"][name] = round(time.monotonic() - began, 2)
+        except (Exception, SystemExit) as fault:
+            self._failed(fault, factory or {})
+            raise Stopped from None
+
+    def _failed(self, fault: BaseException, factory: Mapping[str, Any]) -> None:
+        reason = not_for_a_cpu(fault)
+        if reason:
+            self.found.setdefault("unmeasured", reason)
+            return
+        if isinstance(fault, UserError):
+            told = {**fault.told, "stage": "build", "raised_in": ""}
+        else:
+            told = told_of(fault, self.project.folder, self.watch.stage, self.key, self.limit)
+        if "file" not in told:
+            told |= {**factory, "beyond": True}
+        told.setdefault("row", self._row(fault))
+        self.found["failed"].append(told)
+
+    def _row(self, fault: BaseException) -> int | None:
+        """The row of the user's own data set that a batch failed for."""
+        last = self.fetched
+        if isinstance(fault, IdBeyondEmbedding):
+            index: int | None = last.rows[fault.where[0]] if fault.where[0] < len(last.rows) else None
+        else:
+            index = last.culprit(fault) if last.collate is not None else None
+        return None if index is None else self.given.few.row(last.dataset, index)
+
+    given: Given
+
+    def run(self) -> None:
+        """All stages; each is left out where one that it stands on failed."""
+        with (
+            tempfile.TemporaryDirectory(prefix="llmguard-dry-run-") as scratch,
+            contextlib.suppress(Stopped),
+            given(Path(scratch, "out")) as self.given,
+            fetches() as self.fetched,
+        ):
+            self.started = time.monotonic()  # torch and transformers are here
+            self.found["notes"] = self.given.notes
+            trainer, factory = self._built()
+            if trainer is not None:
+                _stages(self, trainer, factory)
+        self.write(RESULT, ok=True, seconds=round(time.monotonic() - self.started, 2))
+
+    def _built(self) -> tuple[Any, dict[str, Any]]:
+        factory: dict[str, Any] = {}
+        with self.stage("build"):
+            build = load_reference(self.reference, self.project.folder, self.key)
+            factory = _place(build, self.project.folder)
+            trainer = build()
+        self.found |= {
+            "trainer": type(trainer).__name__,
+            "model": type(getattr(trainer, "model", None)).__name__,
+        }
+        lacking = [n for n in NEEDED if not hasattr(trainer, n)]
+        if lacking:
+            self.found["unmeasured"] = (
+                f"a {type(trainer).__name__} is no Trainer of transformers: it has no {lacking[0]}"
+            )
+            return None, factory
+        for name, count in (("train_dataset", TRAINED), ("eval_dataset", EVALUATED)):
+            if getattr(trainer, name, None) is not None:
+                setattr(trainer, name, self.given.few.of(getattr(trainer, name), count))
+        return trainer, factory
+
+
+def _place(build: Any, folder: Path) -> dict[str, Any]:
+    """Where the factory stands: the place to look at for what libraries raise on behalf of what it returned."""
+    try:
+        code = inspect.unwrap(build).__code__
+    except AttributeError:
+        return {}
+    return {
+        "file": shown(code.co_filename, folder),
+        "line": code.co_firstlineno,
+        "function": code.co_name,
+        "code": "",
+    }
+
+
+def _stages(run: DryRun, trainer: Any, factory: dict[str, Any]) -> None:
+    watched(trainer, run.watch)
+    before = {n: p.detach().clone() for n, p in trainable(trainer.model).items()}
+    try:
+        with run.stage("train", factory):
+            trainer.train()
+    finally:
+        run.found["train"] = run.watch.to_json()
+        run.found["parameters"] = optimized(trainer)
+    run.found["changes"] = unchanged(before, trainer.model)
+    batch = run.watch.batch
+    for part in (_resumed, _evaluated, _generated, _overfitted):
+        if run.left() < 0:
+            run.found["notes"]["time"] = f"no time was left for {part.__name__.strip('_')}"
+            return
+        with contextlib.suppress(Stopped):
+            part(run, trainer, factory, batch)
+
+
+def _resumed(run: DryRun, trainer: Any, factory: dict[str, Any], _: Any) -> None:
+    """From the checkpoint of the first step to the second."""
+    folder = Path(trainer.args.output_dir) / "checkpoint-1"
+    if run.found["train"]["ended"] < 2 or getattr(trainer.args, "save_only_model", False):
+        run.found["notes"]["resume"] = "not tried: save_only_model is set, or the run made one step only"
+        return
+    again = run.watch
+    again.losses, again.steps, again.logs, again.rates, again.began, again.ended = [], [], [], [], -1, -1
+    try:
+        with run.stage("resume", factory):
+            trainer.train(resume_from_checkpoint=str(folder))
+    finally:
+        run.found["resume"] = again.to_json()
+
+
+def _evaluated(run: DryRun, trainer: Any, factory: dict[str, Any], _: Any) -> None:
+    failed = any(f["stage"] == "evaluate" for f in run.found["failed"])
+    if getattr(trainer, "eval_dataset", None) is None or failed:
+        return
+    with run.stage("evaluate", factory):
+        found = trainer.evaluate()
+    numbers = {k: plain(float(v)) for k, v in dict(found or {}).items() if isinstance(v, (int, float))}
+    run.found["evaluation"] = numbers
+
+
+def _generated(run: DryRun, trainer: Any, factory: dict[str, Any], batch: Any) -> None:
+    import torch
+
+    model, ids = trainer.model, (batch or {}).get("input_ids")
+    if ids is None or ids.ndim != 2 or not getattr(model, "can_generate", lambda: False)():
+        return
+    with run.stage("generate", factory), torch.inference_mode():
+        model.eval()
+        asked = ids[:1, :8].clamp(min=0)
+        model.generate(
+            input_ids=asked, attention_mask=torch.ones_like(asked), max_new_tokens=4, do_sample=False
+        )
+
+
+def _overfitted(run: DryRun, trainer: Any, factory: dict[str, Any], batch: Any) -> None:
+    """One batch, learnt by heart by an optimizer of our own, without dropout: the losses."""
+    import torch
+
+    wanted = list(trainable(trainer.model).values())
+    if batch is None or not wanted or any(c.__name__ in ONLINE for c in type(trainer).__mro__):
+        return
+    optimizer = torch.optim.AdamW(wanted, lr=RATE, weight_decay=0.0)
+    losses, began = [], time.monotonic()
+    with run.stage("overfit", factory):
+        trainer.model.eval()
+        for _ in range(OVERFIT_STEPS):
+            if time.monotonic() - began > OVERFIT_SECONDS or run.left() < 0:
+                break
+            loss = _loss(trainer, batch)
+            losses.append(plain(float(loss.detach())))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    run.found["overfit"] = losses
+
+
+def _loss(trainer: Any, batch: Mapping[str, Any]) -> Any:
+    inputs = trainer._prepare_inputs(
+        {k: v.clone() if hasattr(v, "clone") else copy.copy(v) for k, v in batch.items()}
+    )
+    return trainer.compute_loss(trainer.model, inputs)
+
+
+def _few_threads() -> None:
+    """As many threads as processors are idle: threads that wait for one another on a busy machine take twice the time."""
+    import torch
+
+    idle = len(os.sched_getaffinity(0)) - int(os.getloadavg()[0])
+    torch.set_num_threads(max(1, min(idle, torch.get_num_threads())))
+
+
+def main(arguments: list[str], run: Callable[[DryRun], None] = DryRun.run) -> int:
+    """`SPEC.json OUTDIR`: one dry run."""
+    spec, out = json.loads(Path(arguments[0]).read_text("utf-8")), Path(arguments[1])
+    step("import torch and transformers")
+    import transformers
+
+    os.chdir(spec["folder"])
+    _few_threads()
+    step(f"transformers {transformers.__version__}")
+    run(DryRun(spec, out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
