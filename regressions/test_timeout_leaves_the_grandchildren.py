@@ -2,8 +2,8 @@
 
 Symptom: after a run that timed out the GPU is still full, ports are taken and the next run is slow; or reading the output never ends.
 Severity: medium
-Cause: the timeout of subprocess.run kills the process that it started and nobody else: launchers, shells and data loaders leave their own. And
-    they keep the pipe: whoever reads it to its end waits for them, whatever the timeout of the child was.
+Cause: the timeout of subprocess.run kills the process that it started and nobody else: launchers, shells and data loaders leave their own.
+    And they keep the pipe: whoever reads it to its end waits for them, whatever the timeout of the child was.
 First seen: CPython 3.11, `subprocess.run`; measured here
 Cost: machines that were restarted to get their memory back.
 Check: llmguard.probe.run
