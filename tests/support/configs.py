@@ -37,12 +37,14 @@ class Folder:
             "llmguard.toml", "".join(f"[{name}]\n{lines}\n" for name, lines in tables.items() if lines)
         )
 
-    def results(self, families: Iterable[str] = ("config",)) -> dict[str, CheckResult]:
-        """Every check of some families that reads configs or sources, on the project, by id."""
+    def results(
+        self, families: Iterable[str] = ("config",), without: Iterable[str] = ()
+    ) -> dict[str, CheckResult]:
+        """Every check of some families that reads configs or sources, but for those without, on the project, by id."""
         audit = Audit(load_project(self.path / "llmguard.toml", environ={}))
         wanted, read = set(families), {"config", "config_file", "sources"}
         plan = [(e, t) for e, t in audit.plan() if e.family in wanted and read & set(e.needs)]
-        return {result.id: result for result in (audit.run(*each) for each in plan)}
+        return {r.id: r for r in (audit.run(*each) for each in plan if each[0].name not in without)}
 
     def config(self, text: str, name: str = "train.yaml", **tables: str) -> dict[str, CheckResult]:
         """The results on one config file, by the name of the check."""

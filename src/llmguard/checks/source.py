@@ -70,6 +70,7 @@ def _undefined(name: Undefined) -> Finding:
         what = f"`{name.name}` is used, and set nowhere that line {name.line} can see"
         cause = "a misspelt name, a missing import, or a variable of another function"
         remedy = f"did you mean `{name.near}`" if name.near else f"import or set `{name.name}` first"
+    what += f" (ruff {name.rule})"
     severe = name.certain and not name.in_annotation
     make = error if severe else warning
     why = "the line ends the run with a NameError when it is reached, which may be after hours"

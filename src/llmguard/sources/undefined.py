@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Undefined:
     """One use of a name that has no value there.
 
     `set_at`: the line where the same scope sets it later; `certain` is False where a guard, a loop or `globals()` may save it;
-    `in_annotation`: only a type hint names it; `near`: a name that is set and spelt alike.
+    `in_annotation`: only a type hint names it; `near`: a name that is set and spelt alike; `rule`: ruff's code.
     """
 
     file: str
@@ -42,6 +42,7 @@ class Undefined:
     certain: bool
     in_annotation: bool
     near: str | None
+    rule: str = ""
 
 
 def find_ruff() -> str | None:
@@ -67,7 +68,7 @@ def undefined_names(sources: Sources, ruff: str) -> Iterator[Undefined]:
                 place = found["location"]
                 confirmed = _confirm(file, name, int(place["row"]), int(place["column"]))
                 if confirmed is not None:
-                    yield confirmed
+                    yield replace(confirmed, rule=str(found["code"]))
 
 
 def _run(ruff: str, paths: Sequence[str]) -> list[dict[str, Any]]:
