@@ -407,7 +407,9 @@ class TestImports:
         if text is not None:
             folder.write(name, text)
         results = audit(folder, f'sources = ["train.py"]\nrequirements = ["{name}"]')
-        assert "requirements cannot be read" in only(results, self.CHECK, file=name).message
+        finding = only(results, self.CHECK, file=name)
+        assert "requirements cannot be read" in finding.message
+        assert finding.severity.value == "error"
 
     def test_a_deptry_without_a_verdict_does_not_decide(
         self, folder: Folder, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -112,6 +113,7 @@ def test_a_read_only_cache_that_lacks_a_file_is_told(home: Path, matrix: Matrix)
     assert "model.safetensors is a link to ../../blobs/bbb, which is not there" in whole.message
     assert f"Read-only file system, errno 30, on {home}" in taken.message
     assert "1 of its files are missing or broken" in taken.message
+    assert taken.severity is Severity.ERROR
 
 
 @fault("E6")
@@ -186,6 +188,18 @@ def test_downloads_that_broke_off_are_told(home: Path, matrix: Matrix) -> None:
     matrix.saw(found.result)
     assert told.severity is Severity.NOTE
     assert "1 downloads were broken off (1,000 bytes of ccc.incomplete, 2 hours ago)" in told.message
+
+
+def test_a_download_that_broke_off_before_there_was_a_model_is_a_warning(home: Path) -> None:
+    """Nothing of the model can be used yet: whoever believes that it was fetched finds out when the run starts."""
+    shutil.rmtree(home / "hub/models--owner--name/snapshots")
+    shutil.rmtree(home / "hub/models--owner--name/refs")
+    half = blobs(home) / "ccc.incomplete"
+    half.write_bytes(b"x" * 1000)
+    os.utime(half, (time.time() - 7200,) * 2)
+    (told,) = cached_model_is_whole(cache(home, offline=False))
+    assert told.severity is Severity.WARNING
+    assert "1 downloads were broken off" in told.message
 
 
 def test_a_config_alone_is_no_fault_while_the_rest_can_be_fetched(home: Path) -> None:

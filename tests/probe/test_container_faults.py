@@ -181,6 +181,7 @@ QUOTA_V2 = {
         ),
         (QUOTA_V2, {"OMP_NUM_THREADS": "1"}, ()),
         ({**QUOTA_V2, "/sys/fs/cgroup/job/cpu.max": "1600000 100000\n"}, {}, ()),
+        ({**QUOTA_V2, "/sys/fs/cgroup/job/cpu.max": "200000 100000\n"}, {"OMP_NUM_THREADS": "3"}, ()),
         ({**QUOTA_V1, "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"}, {}, ()),
         ({}, {}, ()),
     ],
@@ -188,7 +189,7 @@ QUOTA_V2 = {
 def test_a_quota_of_processors(
     tmp_path: Path, matrix: Matrix, files: dict[str, str], environ: dict[str, str], words: tuple[str, ...]
 ) -> None:
-    """Against the threads that will be started: what is set, else what libraries see."""
+    """Against the threads that will be started: what is set, else what libraries see; up to half as many again do no harm."""
     host = machine(tmp_path, {**CPUS, **files}, environ={"OMP_NUM_THREADS": None, **environ})
     found = threads_fit_the_processors(host)
     assert bool(found) is bool(words)

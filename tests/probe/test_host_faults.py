@@ -213,6 +213,7 @@ HARDWARE = {"/sys/class/rtc/rtc0/since_epoch": f"{NOW:.0f}\n"}
         pytest.param(3600.0, HARDWARE, ("the machine's hardware clock", "60 minutes apart"), marks=fault("C14")),
         pytest.param(-10 * 365 * 86400.0, {}, ("the newest file of this installation", "days apart"), marks=fault("C14")),
         pytest.param(10 * 365 * 86400.0, HARDWARE, ("3,650.0 days apart",), marks=fault("C14")),
+        (2 * 86400.0, HARDWARE, ("2.0 days apart",)),
         (60.0, HARDWARE, ()),
         (3600.0, {**HARDWARE, "/etc/adjtime": "0.0 0 0\n0\nLOCAL\n"}, ()),
         (0.0, {}, ()),
@@ -241,6 +242,16 @@ def test_a_clock_apart_from_that_of_a_file_server(matrix: Matrix) -> None:
     found = only(clock_is_right(machine(places=places)))
     matrix.saw("clock is wrong", seconds=0.0, deadline=1.0)
     assert "the server of /net/home" in found.message
+
+
+def test_a_folder_that_could_not_be_written_has_no_clock() -> None:
+    """Its time was never seen, so that it agrees with nothing: only the installation was looked at."""
+    full = Place("HOME", "/net/home", "/net/home", errno=28)
+    unseen = Place("TMPDIR", "/tmp", "")
+    found = clock_is_right(
+        machine(places=Places(probe.ProbeResult(probe.Verdict.OK, "x", 0, 1), (full, unseen)))
+    )
+    assert (list(found), found.looked_at) == ([], 1)
 
 
 # -- meeting

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.matrix import Matrix, fault
 
-from llmguard import Finding
+from llmguard import Finding, probe
 from llmguard.checks.repository import repository_takes_a_commit
 from llmguard.evidence.repository import STEPS, Repository
 from llmguard.findings import Severity
@@ -221,3 +221,13 @@ def test_a_monitor_that_never_answers_is_told(clone: Path, tmp_path: Path, matri
 def test_without_git_nothing_is_judged(clone: Path) -> None:
     """A container without git has no use for a repository."""
     assert repository_takes_a_commit(Repository(str(clone), environ={"PATH": "/nowhere"})).looked_at == 0
+
+
+def test_a_look_that_breaks_is_told_and_accuses_nobody(clone: Path) -> None:
+    """What was seen of it, and the command to try by hand; never a repository that is called right."""
+    told = Repository(str(clone))
+    told.__dict__["result"] = probe.run("raise ValueError('odd')", timeout=20)
+    (found,) = repository_takes_a_commit(told)
+    assert found.severity is Severity.ERROR
+    assert "ValueError: odd" in found.message
+    assert "git status" in found.remedy
