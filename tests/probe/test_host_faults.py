@@ -320,16 +320,21 @@ def test_a_name_that_does_not_resolve(named: Callable[[str], dict[str, str | Non
     only(processes_can_meet(_met(WORLD_SIZE="2", **broken)), Severity.WARNING)
 
 
+SLOW = "import time; time.sleep(1e6)"
+
+
 @fault("C15")
 def test_a_name_server_that_does_not_answer(
     named: Callable[[str], dict[str, str | None]], matrix: Matrix
 ) -> None:
     """Bounded, with the step that waits."""
     started = time.monotonic()
-    machine = _met(**named("import time; time.sleep(1e6)"))
+    machine = _met(**named(SLOW))
     found = only(processes_can_meet(machine), Severity.NOTE)
     matrix.saw(machine.meeting.result, seconds=time.monotonic() - started)
     assert "it was resolving the own name" in found.message
+    (waits,) = (f for f in processes_can_meet(_met(WORLD_SIZE="2", **named(SLOW))) if "it was" in f.message)
+    assert waits.severity is Severity.WARNING, "a run of two processes will wait there too"
 
 
 @fault("C15")

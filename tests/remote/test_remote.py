@@ -208,9 +208,9 @@ def test_an_endpoint_that_lists_its_models_is_right(web: Any) -> None:
 
 def test_an_endpoint_without_a_model_is_a_warning(web: Any) -> None:
     """It is there, and every completion would fail."""
-    kind, message = asked(web(200, b'{"data": []}'))
-    assert kind == "ok"
-    assert "serves no model" in message
+    found = endpoint_answers(Remote((), (address_of(web(200, b'{"data": []}')),)))
+    assert ([f.severity for f in found], found.looked_at) == ([Severity.WARNING], 1)
+    assert "serves no model" in found[0].message
 
 
 @fault("E10")
