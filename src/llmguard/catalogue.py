@@ -194,12 +194,14 @@ CHECKS: tuple[Entry, ...] = (
     _entry("training", "trained_parameters_change", "dry_run", room="dry_run"),
     # memory
     _entry("memory", "training_fits_in_memory", "config", "memory", over="config"),
+    _entry("memory", "tokenised_rows_fit_in_memory", "rows", "environment", over="rows", room="host_memory"),
     # environment: what answers at once comes first, what waits for torch comes last
     _entry("environment", "python_is_supported", "environment"),
     _entry("environment", "open_file_limit_is_enough", "environment", room="limits"),
     _entry("environment", "processes_can_be_started", "environment", room="limits"),
     _entry("environment", "locked_memory_is_enough", "environment", room="limits"),
     _entry("environment", "container_leaves_memory", "environment", room="limits"),
+    _entry("environment", "machine_is_not_swapping", "environment", room="swapping"),
     _entry("environment", "threads_fit_the_processors", "environment", room="limits"),
     _entry("environment", "shared_memory_has_room", "environment", room="limits"),
     _entry("environment", "temporary_folder_takes_files", "environment", room="host"),

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from support.queues import daemon, once, until
 
-from llmguard.locks import started
 from llmguard_core.queue import Job, status
 from llmguard_core.queue.jobs import Queue
 
@@ -48,24 +47,6 @@ def test_a_child_that_fails_is_told_with_its_code_and_the_end_of_its_log(queue: 
     (row,) = status(queue).rows
     assert "exit code 1; its log ends: xxx" in row.reason
     assert row.reason.endswith("no column named prompt")
-
-
-def test_edge_24_a_child_that_is_killed_is_told_as_such(queue: Path) -> None:
-    """SIGKILL is what the kernel sends when memory is exhausted."""
-    once(queue, [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
-    (row,) = status(queue).rows
-    assert "killed by SIGKILL, as the kernel does when memory is exhausted" in row.reason
-
-
-def test_edge_28_what_a_child_started_ends_with_it(queue: Path, tmp_path: Path) -> None:
-    """Workers hold memory and a GPU: after each file there is no process of it left."""
-    script = (
-        "import subprocess; p = subprocess.Popen(['sleep', '60']);"
-        f" open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))"
-    )
-    once(queue, [sys.executable, "-c", script])
-    assert [job.name for job in Queue(queue).jobs("done")] == ["a.jsonl"]
-    until(lambda: started(int((tmp_path / "pid").read_text())) is None)
 
 
 def test_a_child_that_ends_itself_by_sigterm_is_no_endless_circle(queue: Path) -> None:

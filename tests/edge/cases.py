@@ -120,22 +120,46 @@ CASES = (
             "core/checkpoints::edge_20_a_save_cut_off_is_never_chosen_and_is_cleared_away"),
     # GPU and memory
     _case(21, "C", "memory ends while a model is loaded",
-          "one error with what was wanted and what there is; nothing stays allocated"),
-    _case(22, "KC", "memory ends while rows are tokenised", "estimated before the run; the core streams"),
+          "one error with what was wanted and what there is; nothing stays allocated",
+          C="gpu_and_memory::edge_21_memory_that_ends_while_loading core/loading::too_little_memory_is_told_before_anything_is_allocated"),
+    _case(22, "KC", "memory ends while rows are tokenised", "estimated before the run; the core streams",
+          K="gpu_and_memory::edge_22_tokenised_rows_are_estimated_against_what_the_container_leaves",
+          C="gpu_and_memory::edge_22_the_core_encodes_without_holding_all_rows core/encoding::rows_are_a_dataset_and_a_stream"),
     _case(23, "C", "memory ends in a training step",
-          "half the micro-batch, twice the accumulation, the same batch in the same order; at one row a clear error"),
+          "half the micro-batch, twice the accumulation, the same batch in the same order; at one row a clear error",
+          C="gpu_and_memory::edge_23_without_recovery_the_witness_dies "
+            "gpu_and_memory::edge_23_a_run_out_of_memory_ends_with_the_weights_of_one_with_small_micro_batches "
+            "gpu_and_memory::edge_23_a_late_out_of_memory_does_the_whole_step_again "
+            "gpu_and_memory::edge_23_one_row_that_does_not_fit_ends_the_run_with_the_numbers"),
     _case(24, "KC", "the host's memory ends",
-          "what is needed against the limit of the container; a child that is killed is told as such"),
+          "what is needed against the limit of the container; a child that is killed is told as such",
+          K="gpu_and_memory::edge_24_the_run_is_judged_by_the_limit_of_the_container",
+          C="gpu_and_memory::edge_24_a_child_that_the_kernel_kills_is_told_as_such"),
     _case(25, "C", "the disk is full while saving",
-          "the checkpoint before is whole, nothing is left of the new one; path, errno and bytes are told"),
+          "the checkpoint before is whole, nothing is left of the new one; path, errno and bytes are told",
+          C="gpu_and_memory::edge_25_a_full_disk_leaves_the_checkpoint_before "
+            "gpu_and_memory::edge_25_a_file_that_may_grow_no_further_leaves_the_checkpoint_before"),
     _case(26, "PC", "no GPU",
-          "`--gpu` is a usage error; the core says that it takes the CPU, and refuses a GPU asked for"),
-    _case(27, "PC", "several GPUs", "one worker has one of those that the caller may see"),
+          "`--gpu` is a usage error; the core says that it takes the CPU, and refuses a GPU asked for",
+          P="gpu_and_memory::edge_26_gpu_is_a_usage_error_where_there_is_none plugin/option_gpu::with_it_and_none_nothing_runs",
+          C="gpu_and_memory::edge_26_the_core_takes_the_cpu_and_says_so "
+            "gpu_and_memory::edge_26_a_device_that_is_not_there_is_refused_by_name"),
+    _case(27, "PC", "several GPUs", "one worker has one of those that the caller may see",
+          P="plugin/placement::one_worker_a_gpu_in_the_order_of_the_list "
+            "plugin/placement::eight_workers_keep_to_the_one_device_of_the_caller",
+          C="gpu_and_memory::edge_27_devices_are_those_that_the_caller_may_use"),
     _case(28, "PC", "the GPU fails in the middle of a run",
-          "that process does nothing more with it, and the run can be resumed"),
-    _case(29, "PC", "the GPU's memory is fragmented",
-          "allocated, reserved, largest free block and the setting that helps"),
-    _case(30, "K", "the machine swaps", "how much it reads back each second"),
+          "that process does nothing more with it, and the run can be resumed",
+          P="plugin/placement::a_lost_context_ends_the_gpu_tests_of_its_process",
+          C="gpu_and_memory::edge_28_a_lost_device_stops_the_run_at_once "
+            "gpu_and_memory::edge_28_a_run_whose_device_was_lost_goes_on_in_a_new_process "
+            "gpu_and_memory::edge_28_what_a_child_started_ends_with_it"),
+    _case(29, "C", "the GPU's memory is fragmented",
+          "allocated, reserved, largest free block and the setting that helps",
+          C="gpu_and_memory::edge_29_fragmentation_is_told_with_its_numbers_and_the_setting"),
+    _case(30, "K", "the machine swaps", "how much it reads back each second",
+          K="gpu_and_memory::edge_30_a_machine_that_swaps_is_told_with_its_rate "
+            "gpu_and_memory::edge_30_this_machine_is_looked_at_once_for_real"),
     # Configuration
     _case(31, "K", "the config file is missing", "an error with the paths tried"),
     _case(32, "K", "the config cannot be parsed", "an error with line and column"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -174,22 +175,43 @@ def told(folder: Path, numbers: list[int], stuck: bool = False, grace: float = 2
 
 
 def disk_full(folder: Path) -> dict[str, Any]:
-    """A file system of its own, too small for the third checkpoint (to be run where this process may mount: `unshare -rm`)."""
-    small = folder / "small"
+    """Saves that fail: in a file system too small for the third (where this process may mount: `unshare -rm`), and by a limit on files."""
+    small, limited = folder / "small", folder / "limited"
     small.mkdir()
+    limited.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(small)], check=False)
-    if made.returncode:
-        return {"error": "no small file system could be made"}
-    trainer = trainer_of(small, steps=20)
+    return {
+        "mounted": None if made.returncode else what_is_left(small, trainer_of(small, steps=20)),
+        "limited": what_is_left(limited, trainer_of(limited, steps=6, callbacks=[At(3, small_files)])),
+        "witness": refused(folder / "witness"),
+    }
+
+
+def small_files() -> None:
+    """No file of this process grows beyond 20 kB from now on."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+
+def refused(file: Path) -> int | None:
+    """The errno with which a file of 30 kB is refused."""
+    try:
+        file.write_bytes(bytes(30_000))
+    except OSError as why:
+        return why.errno
+    return None
+
+
+def what_is_left(out: Path, trainer: Any) -> dict[str, Any]:
+    """Train until a save fails; the error, what lies there, what of it is whole, and which checkpoint is chosen."""
+    error = "none"
     try:
         trainer.train()
     except CheckpointError as full:
         error = str(full)
-    else:
-        error = "none"
-    names = sorted(p.name for p in small.iterdir())
-    found = newest(small)
-    whole = [n for n in names if n.startswith("checkpoint-") and not verify(small / n)]
+    names = sorted(p.name for p in out.iterdir())
+    found = newest(out)
+    whole = [n for n in names if n.startswith("checkpoint-") and not verify(out / n)]
     return {"error": error, "left": names, "before": whole, "newest": found.name if found else None}
 
 

@@ -66,7 +66,10 @@ class Environment(Libraries):
 
     def begin(self, checks: Iterable[str]) -> None:
         """Start what these checks will ask for, and come back at once; what is started is never started again."""
-        parts = dict.fromkeys(part for check in checks for part in EARLY.get(check, ()))
+        names = list(checks)
+        if "machine_is_not_swapping" in names:
+            _ = self.swapped_in  # the first of two readings: the later the second, the more it tells
+        parts = dict.fromkeys(part for check in names for part in EARLY.get(check, ()))
         for part in parts:
             if part in self._early or part in self.__dict__ or (part in GPU_PARTS and not self.asks_gpu):
                 continue
@@ -81,6 +84,11 @@ class Environment(Libraries):
             _, left = self._early.popitem()
             if isinstance(left, Probe):
                 left.cancel()
+
+    @cached_property
+    def swapped_in(self) -> tuple[float, int]:
+        """When the kernel's counter of pages read back from swap was first read (monotonic seconds), and what it said."""
+        return time.monotonic(), self.host.numbers("/proc/vmstat").get("pswpin", 0)
 
     @cached_property
     def _early(self) -> dict[str, Probe | Later]:
