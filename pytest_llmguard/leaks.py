@@ -187,14 +187,11 @@ class Leaks:
     def _drifts(self, item: pytest.Item) -> list[str]:
         """A drift is told where it is first seen, by the test that was there."""
         from llmguard.memory import devices
-        from llmguard.memory.verdict import WINDOW
 
         texts = []
         for device in devices():
             for level in ("allocated", "pinned"):
                 key = (device.name, level)
-                if len(self.guard.history.get(key, ())) < WINDOW:
-                    continue
                 drift = self.guard.drift(key, device.resolution)
                 if drift is not None:
                     from pytest_llmguard.leaktext import drift_text

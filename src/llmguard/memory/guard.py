@@ -233,7 +233,7 @@ class Guard:
         device.settle()
         refs = [ref for ref in self._new(device) if is_pinned(ref()) == (level == "pinned")]
         self.collector.collect_all()
-        readings = self._readings(key, limit, refs)
+        readings = self._readings(key, limit)
         alive = [each for ref in refs if (each := ref()) is not None]
         grown, owned, falling = (
             readings[-1],
@@ -246,18 +246,17 @@ class Guard:
         if fixture and not owned:
             alive, owned, kind = held, sum(map(bytes_of, held)), Kind.LEAK
         holders = _explained(alive) if kind is Kind.LEAK else ()
-        self.history[key][-1] = grown
+        self.history[key][-1] = 0 if kind is Kind.ONCE else grown
         return Growth(
             device, level, grown, limit, kind, self._before(device.name), read(device), owned, holders, slope, fixture,
             due=self._due(key),
         )  # fmt: skip
 
-    def _readings(self, key: Key, limit: int, refs: Sequence[weakref.ref[Any]]) -> list[int]:
-        """The growth, read again while it may be on its way back; at once where objects hold it and nothing else runs."""
+    def _readings(self, key: Key, limit: int) -> list[int]:
+        """The growth, read again while threads or processes of ours may be about to give it back."""
         readings = [self._grown(self._now(), key)]
-        held = any(ref() is not None for ref in refs)
         for wait in WAITS:
-            if readings[-1] <= limit or (held and threading.active_count() == 1 and not count_of_children()):
+            if readings[-1] <= limit or (threading.active_count() == 1 and not count_of_children()):
                 break
             self._sleep(wait)
             readings.append(self._grown(self._now(), key))

@@ -44,10 +44,20 @@ class Outside:
 
     def still_late(self, devices: Sequence[DeviceMemory]) -> dict[str, int]:
         """Bytes on each device of processes that had ended by the end of their test, and that still stand with the driver."""
+        left = self._late(devices)
+        for wait in WAITS if left else ():
+            self._sleep(wait)
+            left = self._late(devices)
+            if not left:
+                break
+        return left
+
+    def _late(self, devices: Sequence[DeviceMemory]) -> dict[str, int]:
         left = {}
         for device in devices:
-            now = _children(device)
-            left[device.name] = sum(now.get(pid, 0) for pid in self.late.get(device.name, {}))
+            dead = [pid for pid in self.late.get(device.name, {}) if not _lives(pid)]
+            now = _children(device) if dead else {}
+            left[device.name] = sum(now.get(pid, 0) for pid in dead)
         return {name: size for name, size in left.items() if size}
 
     def _look(self, device: DeviceMemory, limit: int) -> Growth | None:
@@ -62,22 +72,14 @@ class Outside:
         if readings[-1] <= limit:
             return None
         held = self._new(device)
-        living = [pid for pid in held if _lives(pid)]
-        if not living:
+        living = {pid: size for pid, size in held.items() if _lives(pid)}
+        left = sum(living.values())
+        leak = left > limit and not is_falling(readings, device.resolution)
+        if not leak:
             self.late.setdefault(device.name, {}).update(held)
-        falling = not living or is_falling(readings, device.resolution)
-        kind = Kind.FALLING if falling else Kind.LEAK
-        now = read(device)
-        return Growth(
-            device,
-            "driver",
-            readings[-1],
-            limit,
-            kind,
-            now,
-            now,
-            process=", ".join(names_of(living or list(held))),
-        )
+        kind, now = Kind.LEAK if leak else Kind.FALLING, read(device)
+        who = ", ".join(names_of(list(living)))
+        return Growth(device, "driver", left if leak else readings[-1], limit, kind, now, now, process=who)
 
     def _new(self, device: DeviceMemory) -> dict[int, int]:
         known = self._known.get(device.name, {})

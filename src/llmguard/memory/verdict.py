@@ -20,7 +20,7 @@ WINDOW = 20
 BUDGET = 2**20
 """Bytes that a session may drift by, for each device."""
 PART = 0.5
-"""Part of a growth that Python objects must hold to be called its owners; part of the tests of a drift that must have grown."""
+"""Part of a growth that Python objects must hold to be called its owners."""
 
 
 class Kind(str, enum.Enum):
@@ -84,16 +84,20 @@ def judge_growth(
 
 
 def drift_of(growths: Sequence[int], resolution: int, budget: int = BUDGET) -> Drift | None:
-    """A drift over the growths of a session's tests that were no leaks themselves, in order; None where there is none.
+    """A drift up to the last of the tests that were no leaks themselves, given what each left, in order; None where there is none.
 
-    Most of the last tests must have grown, and the sum of what the middle one lost over all of them must pass the budget:
-    one test that fills a cache is none, nor is noise around zero.
+    Over some stretch that ends here most tests must have grown, and what the middle one left must pass the budget when it is
+    taken as often as tests grew: one test that fills a cache is none, nor is noise around zero.
     """
-    last = growths[-WINDOW:]
-    if len(last) < WINDOW:
+    if not growths or growths[-1] < resolution:
         return None
-    grew = [growth for growth in growths if growth >= resolution]
-    typical = int(statistics.median(last))
-    if typical < resolution or len(grew) <= PART * len(growths) or typical * len(grew) < budget:
-        return None
-    return Drift(sum(growths), len(growths), typical)
+    length = WINDOW
+    while length <= len(growths):
+        last = growths[-length:]
+        typical, grew = int(statistics.median(last)), sum(growth >= resolution for growth in last)
+        if typical < resolution:
+            return None
+        if typical * grew >= budget:
+            return Drift(sum(last), length, typical)
+        length += max(length // 4, 1)
+    return None
