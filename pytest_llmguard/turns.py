@@ -6,6 +6,7 @@ test that lost it is found and named, and the GPU tests after it fail at once wi
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Generator
@@ -22,6 +23,8 @@ COMPUTES = ("gpu", "gpu_memory", "sentinel")
 """Markers of tests that compute on a GPU where `--gpu` is given."""
 REFUSED: pytest.StashKey[tuple[str, str]] = pytest.StashKey()
 """Why a test does not run: "skip" or "fail", and the reason."""
+TURN = "LLMGUARD_GPU_TURN"
+"""Set while a test has its turn: what it starts does not wait for it."""
 LOOK = 0.1
 """Seconds that who has just had a turn leaves to those who wait for theirs."""
 
@@ -108,10 +111,14 @@ class Turns:
         return "skip", f"needs {count} GPUs, and {self.caller} can be used here"
 
     def _wait(self, stack: ExitStack) -> None:
-        """Take a turn; whoever had the last one lets the others look first."""
+        """Take a turn; whoever had the last one lets the others look first. A pytest that a GPU test starts is in its turn already."""
+        if os.environ.get(TURN):
+            return
         if self.place.workers > self.place.at_once:
             time.sleep(max(0.0, self.ended + LOOK - time.monotonic()))
         stack.enter_context(turn(self.place))
+        os.environ[TURN] = str(os.getpid())
+        stack.callback(os.environ.pop, TURN, None)
 
     def _leave(self) -> None:
         """What the allocator keeps unused is the others' now."""

@@ -390,6 +390,33 @@ def test_no_turn_in_time_is_an_error_with_the_holder(
     )
 
 
+NESTED = """
+import os, subprocess, sys
+import pytest
+
+@pytest.mark.gpu
+def test_starts_another():
+    code = "import os, sys; from pytest_llmguard.turns import TURN; print(bool(os.environ.get(TURN)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True\\n"
+
+def test_plain():
+    assert "LLMGUARD_GPU_TURN" not in os.environ
+"""
+
+
+@pytest.mark.usefixtures("cuda")
+def test_what_a_test_starts_is_in_its_turn(
+    inner: Inner, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU test that runs pytest, or a launcher that does: the inner session waits for nobody, least of all for its own test."""
+    pytester.makepyfile(NESTED)
+    inner("--gpu").assert_outcomes(passed=2)
+    monkeypatch.setenv(turns.TURN, "1")
+    pytester.makepyfile("import pytest\n@pytest.mark.gpu\ndef test_it(): pass\n")
+    with locked(Path(os.environ["LLMGUARD_LOCKS"]) / "gpu-GPU-a.lock"):
+        inner("--gpu").assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     ("marker", "outcome", "told"),
     [
