@@ -173,6 +173,10 @@ def test_a_folder_that_hangs_is_named_by_what_is_missing() -> None:
     assert temporary_folder_takes_files(host) == []
     told = only(kernels_can_be_compiled(host), Severity.ERROR)
     assert "set XDG_CACHE_HOME to a local folder" in told.remedy
+    first = places_of(probe.ProbeResult(probe.Verdict.HUNG_FS, "trying", 1.0, 1.0), [("TMPDIR", "/net/tmp")])
+    silent = only(temporary_folder_takes_files(machine(gpu=True, places=first)), Severity.ERROR)
+    assert (silent.where.file, silent.where.key) == ("/net/tmp", "TMPDIR")
+    assert "set TMPDIR to a local folder" in silent.remedy
     nothing = places_of(
         probe.ProbeResult(probe.Verdict.CRASHED, "trying the folders", 1.0, 1.0), [("HOME", "/x")]
     )
