@@ -202,6 +202,7 @@ def test_a_whole_model_in_place_of_an_adapter_is_an_error(tmp_path: Path) -> Non
     shutil.copy(model(tmp_path / "m") / "model.safetensors", folder / "adapter_model.safetensors")
     (found,) = adapter_files_are_whole(read_adapter(folder))
     assert "a whole model's 3 tensors" in found.message
+    assert found.severity.value == "error"
 
 
 @pytest.mark.parametrize(

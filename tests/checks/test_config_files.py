@@ -195,3 +195,24 @@ def test_the_same_checks_in_a_users_own_test(tmp_path: Path) -> None:
     assert llmguard.every_config_value_has_its_type({"run": [{"lr": 1e-4}]}).looked_at == 1
     with pytest.raises(UsageError, match="a mapping of settings"):
         llmguard.every_config_value_has_its_type(7)  # type: ignore[arg-type]  # that is the point
+
+
+USUAL = {"output_dir": "out", "per_device_train_batch_size": 4, "num_train_epochs": 3, "save_steps": 10}
+GIVEN = {
+    "every_config_key_is_known": ({"learning_rte": 1e-4}, "learning_rte"),
+    "every_config_value_has_its_type": ({"learning_rate": "2e-5"}, "learning_rate"),
+    "every_config_value_is_in_range": ({"learning_rate": 100.0}, "learning_rate"),
+    "every_config_path_exists": ({"train_file": "gone/rows.jsonl"}, "train_file"),
+    "run_saves_what_it_trains": ({"max_steps": 5}, "save_steps"),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "in a section"])
+def test_settings_are_judged_without_a_file(name: str, nested: bool) -> None:
+    """A mapping, as a user's own test has it: every setting is found, also inside of a section."""
+    more, key = GIVEN[name]
+    settings = {**USUAL, **more}
+    found = getattr(llmguard, name)({"training": settings} if nested else settings)
+    assert {str(f.where.key).rpartition(".")[2] for f in found} == {key}, [f.message for f in found]
+    assert found.looked_at >= 1

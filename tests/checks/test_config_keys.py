@@ -293,3 +293,10 @@ def test_a_slip_is_near_and_long_enough() -> None:
     assert [distance("abc", other) for other in ("abc", "acb", "abd", "abcd", "xyz")] == [0, 1, 1, 1, 3]
     assert nearest("cosin", ["cosine", "linear"]) == "cosine"
     assert nearest("zzz", ["cosine"]) is None
+
+
+def test_a_key_with_a_range_of_its_own_is_no_slip(folder: Folder) -> None:
+    """Whoever wrote its range into the project file means it, however near a known name it is."""
+    text = "epochs: 3\nbatch_size: 4\nlearning_rte: 0.5\n"
+    assert CHECK in of(folder.config(text))
+    assert CHECK not in of(folder.config(text, **{"config.range": "learning_rte = [0, 1]"}))
