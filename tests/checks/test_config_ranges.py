@@ -102,6 +102,7 @@ def test_an_error_names_the_way_to_allow_it(folder: Folder) -> None:
     """A value that may be meant comes with the line for the project file; 0 and negative ones do not."""
     allow = only(folder.config(f"{HUGGING_FACE}max_length: 65536\n"), CHECK)
     assert "`[config.range]` max_length = [low, high]" in allow.remedy
+    assert allow.actual == "65536"
     assert "config.range" not in only(folder.config(f"{HUGGING_FACE}learning_rate: 0\n"), CHECK).remedy
 
 
