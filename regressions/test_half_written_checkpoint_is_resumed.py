@@ -5,7 +5,7 @@ Severity: high
 Cause: transformers' get_last_checkpoint takes the folder with the highest number, whatever is in it.
 First seen: transformers 5.23, `get_last_checkpoint`; read and measured there.
 Cost: a night until somebody deletes the folder; where only the optimizer's state is missing, the momentum of the run, without a word.
-Check: llmguard_core.checkpoints.newest, llmguard_core.checkpoints.verify
+Check: checkpoints_are_whole, llmguard_core.checkpoints.newest, llmguard_core.checkpoints.verify
 Lesson: the newest checkpoint is the newest that is whole.
 """
 
@@ -20,6 +20,9 @@ from support.small_runs import trainer_of
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
+from llmguard import checkpoints_are_whole, require
+from llmguard.errors import CheckFailed
+from llmguard.evidence.checkpoints import Checkpoints, read_checkpoint
 from llmguard_core.checkpoints import newest, verify
 
 KILLED = {
@@ -89,7 +92,19 @@ def test_check_rejects(killed: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert verify(killed / "checkpoint-4")
 
 
+@pytest.mark.parametrize("killed", [when for when in KILLED if "weights" in when], indirect=True)
+def test_check_rejects_before_the_run(killed: Path) -> None:
+    """From names, sizes and headers, where a config resumes."""
+    with pytest.raises(CheckFailed, match=r"checkpoint-4: .*cannot be resumed from"):
+        require(checkpoints_are_whole(_found(killed)))
+
+
+def _found(folder: Path) -> Checkpoints:
+    return Checkpoints([read_checkpoint(folder / f"checkpoint-{step}") for step in (2, 4)], resumed=True)
+
+
 def test_check_accepts(whole: Path) -> None:
     """Both are whole: the newest is taken."""
     assert fixed(whole) == broken(whole) == str(whole / "checkpoint-4")
     assert verify(whole / "checkpoint-4") == []
+    require(checkpoints_are_whole(_found(whole)), strict=True)

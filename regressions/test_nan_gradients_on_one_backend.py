@@ -6,7 +6,7 @@ Cause: a kernel of one backend (MPS) gives NaN where the CPU gives numbers; the 
     puts the loss of such steps down as nothing, and the optimizer makes every weight NaN.
 First seen: written down by a fine-tuning project as critical (MPS); https://github.com/pytorch/pytorch/issues/167515
 Cost: a finished run whose weights are all NaN, and its log says that it went well.
-Check: llmguard_core.Guards, adapter_is_trained
+Check: dry_run_loss_is_finite, adapter_is_trained, llmguard_core.Guards
 Lesson: a loss of exactly 0.0 is no success: look at loss and gradients before each optimizer step, not at the log.
 """
 
@@ -22,7 +22,7 @@ import torch
 from support.runs import collate, model, rows
 from transformers import Trainer, TrainingArguments
 
-from llmguard import adapter_is_trained, require
+from llmguard import adapter_is_trained, dry_run_loss_is_finite, require
 from llmguard.errors import CheckFailed
 from llmguard.evidence.adapter import read_adapter
 from llmguard_core.errors import TrainingStopped
@@ -100,6 +100,19 @@ def test_check_rejects(tmp_path: Path) -> None:
     assert len(json.loads(written.read_text("utf-8"))["rows"]) == 4
 
 
+def test_check_rejects_in_a_dry_run(tmp_path: Path) -> None:
+    """What a few steps beforehand show: the losses are numbers, and a gradient is not."""
+    with pytest.raises(CheckFailed, match="gradient norm"):
+        require(dry_run_loss_is_finite(_seen(broken(tmp_path, model()))))
+
+
+def _seen(trainer: Trainer) -> dict[str, Any]:
+    """What a dry run sees of a Trainer's steps before their losses are NaN as well."""
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry][: FIRST + 1]
+    return {"train": {"losses": [entry["loss"] for entry in logs], "logs": logs}}
+
+
 def test_check_rejects_what_was_saved(tmp_path: Path) -> None:
     """Where such a run has saved an adapter, its values tell."""
     from peft import LoraConfig, get_peft_model
@@ -119,3 +132,4 @@ def test_check_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer.train().global_step == STEPS
     assert guards.alarms == []
     assert _finite(net)
+    require(dry_run_loss_is_finite(_seen(broken(tmp_path, model()))), strict=True)

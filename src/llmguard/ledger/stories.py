@@ -16,6 +16,7 @@ __all__ = [
     "FIELDS",
     "ROLES",
     "SEVERITIES",
+    "SEVERITY",
     "UNFILLED",
     "Story",
     "known_stories",
