@@ -107,7 +107,7 @@ def test_check_rejects(tmp_path: Path, files: list[Path]) -> None:
     kept = broken(tmp_path / "out", files[:2], meter)
     with pytest.raises(
         OutOfMemory,
-        match=r"2 objects that should be released are still there: \w+ is held by .* <- Trainer <- a list of 2",
+        match=r"2 objects that should be released are still there: \w+ is held by .*: list of 2 -> Trainer\.model -> ",
     ):
         proved_released(meter.models)
     release(kept)

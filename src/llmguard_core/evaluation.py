@@ -16,24 +16,32 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakSet
+
+import torch
 
 import llmguard
+from llmguard.locks import Held, locked
+from llmguard.memory.holders import explain
+from llmguard.memory.models import resident_models
 from llmguard.rows import Columns, guess_columns, turns_of
 from llmguard.statistics.sets import read_results
 from llmguard_core.checkpoints.folder import write_file
 from llmguard_core.encoding import Encoder
-from llmguard_core.errors import CoreError, DataRefused
+from llmguard_core.errors import CoreError, DataRefused, OutOfMemory
 from llmguard_core.fewshot import STOP, FewShot
 from llmguard_core.formats import format_for
 from llmguard_core.generation import generate
 from llmguard_core.loading import load_named, refuse_missing
-from llmguard.locks import Held, locked
 from llmguard_core.memory import Device, proved_released, release, weak
 from llmguard_core.metrics import judge, summary
 
 __all__ = ["Evaluated", "Item", "evaluate", "items_of"]
 
 CHUNK = 64  # items between two writes: at most so many answers are lost
+NAMED = 3  # holders that are told
+SMALL = 0.1  # of the larger model: less is no second model (a draft model's embedding, a classifier)
+WORTH = 0.05  # of the device's memory
 WAIT = 5.0  # seconds for another evaluation that writes the same file
 Load = Callable[[], Any]
 Prompts = Callable[[Any, Sequence[Mapping[str, Any]]], Sequence[Any]]
@@ -91,7 +99,7 @@ def evaluate(
     Raises:
         DataRefused: no items, items without a prompt or reference, ids that repeat; a file that holds results of another evaluation.
         UsageError: no metric, or one that there is not.
-        OutOfMemory: a model is still resident after its turn: says what holds it.
+        OutOfMemory: a model is still resident after its turn, or a second one beside it: says what holds it.
         CoreError: another process writes the file.
     """
     told = items_of(items, id=id, group=group)
@@ -110,6 +118,7 @@ def evaluate(
     environment = len({str(model.path) for model in named}) < 2
     for model in named:  # the last one, too, before the first has worked for hours
         refuse_missing(model, environment=environment)
+    _warn_of_residents()
     found = []
     for name, model in models.items():
         identity = {"name": name, "model": _source(model, environment), "settings": settings}
@@ -236,15 +245,40 @@ def _record(item: Item, output: str, metrics: Sequence[str], group: str | None) 
 
 
 def _alone(load: Load, use: Callable[[Any], None]) -> None:
-    """Load a model, use it, and prove that nothing of it is left."""
+    """Load a model, use it, and prove that nothing of it is left; what is loaded must be one model."""
+    before = WeakSet(model for resident in resident_models() for model in resident.models)
     loaded = load()
-    device, watched = Device(loaded.model.device), weak(loaded.model, next(loaded.model.parameters()))
+    device, watched = Device(loaded.model.device), weak(loaded.model)
     try:
+        _refuse_a_second(before, loaded.model)
         use(loaded)
     finally:
         del loaded
         release(device=device)
     proved_released(watched)
+
+
+def _refuse_a_second(before: WeakSet[Any], model: Any) -> None:
+    """A function that loads a model may have loaded another one beside it."""
+    new = [each for each in resident_models() if not any(one in before for one in each.models)]
+    second = [each for each in new if model not in each.models and each.size >= SMALL * new[0].size]
+    if second:
+        told = explain([each.models[0] for each in second], limit=NAMED)
+        raise OutOfMemory(
+            f"{len(second) + 1} models became resident, one may: beside {type(model).__name__} there is "
+            f"{', '.join(map(str, second))}, held by {'; '.join(map(str, told))}",
+            where="memory",
+            remedy="Load each model in a function of its own, and give evaluate all of them: they take turns.",
+        )
+
+
+def _warn_of_residents() -> None:
+    """A model of the caller takes its memory from each that is evaluated; a small one is not worth a word."""
+    others = [
+        each for each in resident_models() if each.size >= WORTH * Device(torch.device(each.device)).total()
+    ]
+    for holder in explain([each.models[0] for each in others], limit=NAMED) if others else ():
+        _log.warning("a model is resident beside those that are evaluated: %s; release it before", holder)
 
 
 def _loader(model: Any, environment: bool) -> Load:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Iterable, MutableMapping, MutableSequence
+from collections.abc import Callable, Iterable, MutableMapping, MutableSequence
 from dataclasses import dataclass
-from types import FrameType, ModuleType
 from typing import Any
 
 import psutil
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from llmguard.errors import UsageError
+from llmguard.memory.holders import explain
+from llmguard.memory.tensors import live_tensors, storage_of
 from llmguard_core.errors import OutOfMemory
 
 __all__ = ["Device", "pick_device", "proved_released", "release", "weak"]
 
 KINDS = ("cuda", "xpu", "mps")
+Reference = Callable[[], Any]
 HALF = 0.5
-STEPS = 3  # holders named on the way from an object to what keeps it
+NAMED = 3  # holders that are told
 log = logging.getLogger(__name__)
 
 
@@ -130,9 +133,31 @@ def _there(wanted: str | torch.device) -> torch.device:
     return device
 
 
-def weak(*objects: Any) -> list[weakref.ref[Any]]:
-    """Weak references to models, optimizers, trainers; made before `release`, asked after it by `proved_released`."""
-    return [weakref.ref(each) for each in objects]
+def weak(*objects: Any) -> list[Reference]:
+    """Weak references to models, optimizers, trainers; made before `release`, asked after it by `proved_released`.
+
+    Of a model its weights as well: a state dict or one detached tensor keeps them, when the model itself is long gone.
+    """
+    return [_Model(each) if isinstance(each, torch.nn.Module) else weakref.ref(each) for each in objects]
+
+
+class _Model:
+    """A weak reference to a model and to the memory of its weights."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = weakref.ref(model)
+        weights = {storage_of(w): w for w in (*model.parameters(), *model.buffers()) if storage_of(w)}
+        kind: Any = StorageWeakRef  # torch annotates none of it
+        self._weights = {s: kind(w.untyped_storage()) for s, w in weights.items()}
+
+    def __call__(self) -> torch.nn.Module | _Weights | None:
+        """The model; else those of its weights that are still there; else nothing."""
+        left = _Weights(s for s, reference in self._weights.items() if not reference.expired())
+        return self._model() or left or None
+
+
+class _Weights(frozenset[int]):
+    """Storages of weights that outlived their model."""
 
 
 def release(*holders: Any, device: Device | None = None) -> int:
@@ -157,63 +182,27 @@ def release(*holders: Any, device: Device | None = None) -> int:
     return before - after
 
 
-def proved_released(references: Iterable[weakref.ref[Any]]) -> None:
+def proved_released(references: Iterable[Reference]) -> None:
     """Go on only if every object is gone.
 
     Raises:
-        OutOfMemory: names what still holds each of them, up to three holders deep.
+        OutOfMemory: names what still holds each of them.
     """
     gc.collect()
     alive = [each for each in (reference() for reference in references) if each is not None]
     if not alive:
         return
-    gc.unfreeze()  # holders that were frozen would not be found; nothing is lost but some speed of later collections
-    told = [f"{_name(each)} is held by {_chain(each, ignored=[alive])}" for each in alive]
+    weights = {storage for each in alive if isinstance(each, _Weights) for storage in each}
+    held = [each for each in alive if not isinstance(each, _Weights)]
+    what = f"{len(held)} objects" if held else f"{len(weights)} weights of a model"
+    held = held or [each for each in live_tensors(frozen=True) if storage_of(each) in weights]
+    del alive
+    told = "; ".join(f"{type(held[0]).__name__} is held by {holder}" for holder in explain(held, limit=NAMED))
     raise OutOfMemory(
-        f"{len(alive)} objects that should be released are still there: {'; '.join(told)}. The next model would be loaded beside them.",
+        f"{what} that should be released are still there: {told or 'native code holds them'}. The next model would be loaded beside them.",
         where="memory",
         remedy="Let go of them (a variable, a closure, a list, a traceback that was kept), or run each model in its own process.",
     )
-
-
-def _chain(target: Any, ignored: list[Any]) -> str:
-    names: list[str] = []
-    for _ in range(STEPS):
-        found = next((r for r in gc.get_referrers(target) if not _ours(r, ignored)), None)
-        if found is None:
-            break
-        names.append(_name(found, target))
-        if isinstance(found, (ModuleType, FrameType)) or _is_module_dict(found):
-            break
-        ignored = [*ignored, target]
-        target = found
-    return " <- ".join(names) or "a local variable of a function that runs"
-
-
-def _ours(referrer: Any, ignored: list[Any]) -> bool:
-    """Whether a referrer is our own looking: this module's frames and lists."""
-    if isinstance(referrer, FrameType):
-        return referrer.f_code.co_filename == __file__
-    return any(referrer is each for each in ignored) or type(referrer).__name__ == "list_iterator"
-
-
-def _name(found: Any, held: Any = None) -> str:
-    """A holder in words: the module's variable, the attribute, the key, the function whose variable it is."""
-    if isinstance(found, FrameType):
-        names = [n for n, v in found.f_locals.items() if v is held]
-        return f"variable {', '.join(names) or '?'} of {found.f_code.co_name} ({found.f_code.co_filename}:{found.f_lineno})"
-    if isinstance(found, dict):
-        keys = [str(k) for k, v in found.items() if v is held][:1]
-        owner = f" of module {found['__name__']}" if _is_module_dict(found) else ""
-        return f"a dict at key {keys[0]!r}{owner}" if keys else "a dict"
-    if isinstance(found, (list, tuple, set)):
-        return f"a {type(found).__name__} of {len(found)}"
-    attributes = [k for k, v in getattr(found, "__dict__", {}).items() if v is held and held is not None]
-    return f"{type(found).__name__}{'.' + attributes[0] if attributes else ''}"
-
-
-def _is_module_dict(found: Any) -> bool:
-    return isinstance(found, dict) and "__name__" in found and "__spec__" in found
 
 
 def _machine() -> tuple[int, int]:

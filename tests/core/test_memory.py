@@ -155,7 +155,7 @@ def test_what_still_holds_a_model_is_named_by_its_module_variable() -> None:
     try:
         with pytest.raises(
             OutOfMemory,
-            match=r"Model is held by a list of 1 <- a dict at key 'KEPT' of module \S*test_memory",
+            match=r"Model is held by 38\.15 MiB, module global: module variable `KEPT` of \S*test_memory\.py: list of 1 -> Model\.",
         ):
             proved_released(weak(KEPT[0]))
     finally:
@@ -165,8 +165,26 @@ def test_what_still_holds_a_model_is_named_by_its_module_variable() -> None:
 def test_what_still_holds_a_model_is_named_by_its_attribute() -> None:
     """A trainer that was forgotten."""
     trainer = Holder(Model())
-    with pytest.raises(OutOfMemory, match=r"Model is held by (Holder\.model|a dict at key 'model')"):
+    with pytest.raises(
+        OutOfMemory, match=r"Model is held by .*variable `trainer` of .*: Holder\.model -> Model\."
+    ):
         proved_released(weak(trainer.model))
+
+
+def test_weights_that_outlive_their_model_are_told() -> None:
+    """A state dict holds the same memory as the model, and nothing of the model: the model is gone and nothing came free."""
+    model = Model()
+    references = weak(model)
+    KEPT.append(model.state_dict())
+    del model
+    try:
+        with pytest.raises(
+            OutOfMemory, match=r"1 weights of a model .*`KEPT`.*OrderedDict key 'weight' -> Tensor"
+        ):
+            proved_released(references)
+    finally:
+        KEPT.clear()
+    proved_released(references)
 
 
 def test_nothing_left_is_nothing_said() -> None:

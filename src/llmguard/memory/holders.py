@@ -16,7 +16,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from llmguard.memory.kinds import kind_of
-from llmguard.memory.links import file_of, key_of, named, place, size_text, words
+from llmguard.memory.links import file_of, is_parameter, key_of, named, place, size_text, words
 from llmguard.memory.models import Trees
 from llmguard.memory.search import Chain, Search, is_namespace, thawed
 from llmguard.memory.tensors import Graphs, live_tensors, size_of
@@ -122,6 +122,8 @@ def _lasting(root: Any, held: Any) -> tuple[str, str]:
 def _of_pytest(root: Any) -> tuple[str, str]:
     """A fixture's value or a parameter, by pytest's own objects; they are recognised by their names."""
     name = type(root).__name__
+    if is_parameter(root):
+        return f"argument `{root.argname}` of @pytest.mark.parametrize, kept for the session", ""
     if name in ("FixtureDef", "PseudoFixtureDef"):
         code = getattr(getattr(root, "func", None), "__code__", None)
         where = f"{code.co_filename}:{code.co_firstlineno}" if code else ""

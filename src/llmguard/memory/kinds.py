@@ -17,7 +17,7 @@ from types import (
 )
 from typing import Any
 
-from llmguard.memory.links import attribute, key_of
+from llmguard.memory.links import attribute, is_parameter, key_of
 from llmguard.memory.search import Chain, is_namespace
 from llmguard.memory.tensors import is_tensor
 
@@ -100,7 +100,9 @@ def _fixture(pair: Pair) -> bool:
 
 def _parametrize(pair: Pair) -> bool:
     kind = type(pair[0])
-    return kind.__module__.startswith("_pytest.") and kind.__name__ in ("CallSpec2", "ParameterSet", "Mark")
+    if not kind.__module__.startswith("_pytest."):
+        return False
+    return kind.__name__ in ("CallSpec2", "ParameterSet", "Mark") or is_parameter(pair[0])
 
 
 def _lru_cache(pair: Pair) -> bool:

@@ -22,7 +22,17 @@ from typing import Any
 from llmguard.memory.search import is_namespace
 from llmguard.memory.tensors import is_tensor, size_of
 
-__all__ = ["attribute", "file_of", "key_of", "named", "place", "size_text", "suspended", "words"]
+__all__ = [
+    "attribute",
+    "file_of",
+    "is_parameter",
+    "key_of",
+    "named",
+    "place",
+    "size_text",
+    "suspended",
+    "words",
+]
 
 GENERATORS = (GeneratorType, CoroutineType, AsyncGeneratorType)
 CONTAINERS = (list, tuple, set, frozenset)
@@ -32,10 +42,15 @@ SUBMODULES = ("_modules", "_parameters", "_buffers")
 def words(objects: Sequence[Any]) -> str:
     """A chain (the kept object first) in words, from what holds it all down to it."""
     parts: list[str] = []
+    told_already: Any = None  # the attributes of an instance, where they are a dict of their own
     dotted = False  # within the dotted name of a module of torch: `model.layers.0.weight`
     for at in range(len(objects) - 2, -1, -1):
         holder, held, below = objects[at + 1], objects[at], objects[at - 1] if at else None
         name = _attribute_told(holder, held, below)
+        if holder is told_already and not dotted:
+            continue
+        if name and _fields(holder) is held:
+            told_already = held
         if name in SUBMODULES:
             parts += [] if dotted else [type(holder).__name__]
             dotted = True
@@ -123,6 +138,12 @@ def attribute(holder: Any, held: Any) -> str:
             except AttributeError:  # a slot that is empty
                 continue
     return ""
+
+
+def is_parameter(found: Any) -> bool:
+    """Whether it is the fixture that pytest makes of an argument of parametrize."""
+    function = getattr(found, "func", None) if type(found).__name__ == "FixtureDef" else None
+    return getattr(function, "__name__", "") == "get_direct_param_fixture_func"
 
 
 def key_of(holder: dict[Any, Any], held: Any) -> Any:

@@ -75,13 +75,14 @@ def storage_of(tensor: Any) -> int:
 
 
 def size_of(found: Any) -> int:
-    """Bytes: of a tensor its storage, of a module all its parameters and buffers (each storage once), else what Python says."""
+    """Bytes: of a tensor its storage, of a module all its parameters and buffers (each storage once), of an array what it says."""
     torch = sys.modules.get("torch")
     if is_tensor(found):
         return _bytes([found])
     if torch is not None and issubclass(type(found), getattr(torch.nn, "Module", ())):
         return _bytes([*found.parameters(), *found.buffers()])
-    return sys.getsizeof(found, 0)
+    told = getattr(type(found), "nbytes", None) is not None or "nbytes" in getattr(found, "__dict__", ())
+    return int(found.nbytes) if told else sys.getsizeof(found, 0)
 
 
 def _bytes(tensors: Iterable[Any]) -> int:
