@@ -38,7 +38,7 @@ def trainer_survives_a_dry_run(dry_run: Found) -> Yields:
     """The trainer can be built, makes steps, saves, is resumed, evaluates and generates: nothing of it raises, exits, hangs or dies.
 
     The factory is called in a supervised child with a small model of random weights in place of the one that it loads (same class, same
-    vocabulary, two layers), eight rows (the longest that fits among them), and arguments that are harmless on a CPU: no GPU, no mixed
+    vocabulary, two layers), a few rows (the longest that fits among them), and arguments that are harmless on a CPU: no GPU, no mixed
     precision, no DeepSpeed, no reports, output into a temporary folder. What it cannot see: what only the real model, the whole data or
     several processes bring about. `[pipeline] dry_run = false` switches it off.
     """
@@ -247,6 +247,8 @@ def one_batch_can_be_overfitted(dry_run: Found) -> Yields:
 
     Eight steps of AdamW without dropout on the first batch. Trainers that learn from their own generations are not judged.
     """
+    if "overfit" not in dry_run and (dry_run["failed"] or "ended" in dry_run):
+        raise EvidenceError("dry_run", "it did not get as far", told_by="trainer_survives_a_dry_run")
     losses = [float(x) for x in dry_run.get("overfit", ())]
     if len(losses) < FEWEST or _bad(losses) or abs(losses[0]) < 1e-6:
         return 0

@@ -9,6 +9,7 @@ __all__ = ["CAUSES", "STAGES", "failure_text"]
 
 STAGES = {
     "build": "while the trainer was built",
+    "collate": "while batches were made",
     "train": "in the first two steps",
     "save": "while a checkpoint was saved",
     "resume": "while it was resumed from its own checkpoint",

@@ -1,7 +1,7 @@
 """The child of a dry run: `python -m llmguard.collect.dry_run SPEC.json OUTDIR`.
 
 The user's trainer is built with a small model of random weights and a few rows, makes two steps, saves, is resumed, evaluates, generates,
-and learns one batch by heart. Stages: `build`, `train`, `save`, `resume`, `evaluate`, `generate`, `overfit`.
+and learns one batch by heart. Stages: `build`, `collate`, `train`, `save`, `resume`, `evaluate`, `generate`, `overfit`.
 
 `dry_run.json`: `trainer`, `model`: names; `stages`: seconds by stage that came to its end; `failed`: what was raised, each as
 `llmguard.collect.dry_run_faults.told_of` says; `train`, `resume`: see `Watch`; `parameters`, `changes`: see there; `overfit`: losses;
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import itertools
 import json
 import os
 import sys
@@ -22,10 +23,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmguard.collect.dry_run_arguments import rows_of_steps
 from llmguard.collect.dry_run_faults import IdBeyondEmbedding, not_for_a_cpu, told_of
 from llmguard.collect.dry_run_rows import Fetched, fetches
-from llmguard.collect.dry_run_small import EVALUATED, TRAINED, Given, given
-from llmguard.collect.dry_run_watch import Watch, optimized, plain, trainable, unchanged, watched
+from llmguard.collect.dry_run_small import EVALUATED, Given, given
+from llmguard.collect.dry_run_watch import (
+    STEPS,
+    Watch,
+    embedding_rows,
+    look_at_ids,
+    optimized,
+    plain,
+    trainable,
+    unchanged,
+    watched,
+)
 from llmguard.collect.user import UserError, load_reference, shown
 from llmguard.probe import step
 from llmguard.project import load_project
@@ -33,7 +45,8 @@ from llmguard.project import load_project
 __all__ = ["main"]
 
 RESULT, SO_FAR = "dry_run.json", "dry_run.so_far"
-OVERFIT_STEPS, OVERFIT_SECONDS, RATE = 8, 6.0, 1e-2
+COLLATIONS = 16
+OVERFIT_STEPS, OVERFIT_LEAST, OVERFIT_SECONDS, RATE = 8, 4, 6.0, 1e-2
 NEEDED = ("train", "get_train_dataloader", "training_step", "_save_checkpoint", "evaluate", "add_callback")
 ONLINE = (
     "GRPOTrainer",
@@ -63,6 +76,7 @@ class DryRun:
         self.watch = Watch()
         self.found: dict[str, Any] = {"stages": {}, "failed": [], "notes": {}}
         self.started = time.monotonic()
+        self.asked_beyond = False
 
     def left(self) -> float:
         """Seconds that are left."""
@@ -89,6 +103,7 @@ class DryRun:
             raise Stopped from None
 
     def _failed(self, fault: BaseException, factory: Mapping[str, Any]) -> None:
+        self.asked_beyond = self.fetched.beyond() and not self.given.few.whole
         reason = not_for_a_cpu(fault)
         if reason:
             self.found.setdefault("unmeasured", reason)
@@ -106,27 +121,30 @@ class DryRun:
         """The row of the user's own data set that a batch failed for."""
         last = self.fetched
         if isinstance(fault, IdBeyondEmbedding):
-            index: int | None = last.rows[fault.where[0]] if fault.where[0] < len(last.rows) else None
+            index = last.holding(fault.token)
         else:
             index = last.culprit(fault) if last.collate is not None else None
-        return None if index is None else self.given.few.row(last.dataset, index)
+        name = "eval_dataset" if self.watch.stage == "evaluate" else "train_dataset"
+        return None if index is None else self.given.few.row(last.dataset, index, name)
 
     given: Given
 
     def run(self) -> None:
-        """All stages; each is left out where one that it stands on failed."""
-        with (
-            tempfile.TemporaryDirectory(prefix="llmguard-dry-run-") as scratch,
-            contextlib.suppress(Stopped),
-            given(Path(scratch, "out")) as self.given,
-            fetches() as self.fetched,
-        ):
+        """All stages, each left out where one that it stands on failed; again with all rows where the trainer asks for rows by number."""
+        with tempfile.TemporaryDirectory(prefix="llmguard-dry-run-") as scratch:
+            self._attempt(Path(scratch, "out"), whole=False)
+            if self.asked_beyond:
+                self.found = {"stages": {}, "failed": [], "notes": {}}
+                self._attempt(Path(scratch, "again"), whole=True)
+        self.write(RESULT, ok=True, seconds=round(time.monotonic() - self.started, 2))
+
+    def _attempt(self, output: Path, *, whole: bool) -> None:
+        with contextlib.suppress(Stopped), given(output) as self.given, fetches() as self.fetched:
             self.started = time.monotonic()  # torch and transformers are here
-            self.found["notes"] = self.given.notes
+            self.given.few.whole, self.watch, self.found["notes"] = whole, Watch(), self.given.notes
             trainer, factory = self._built()
             if trainer is not None:
                 _stages(self, trainer, factory)
-        self.write(RESULT, ok=True, seconds=round(time.monotonic() - self.started, 2))
 
     def _built(self) -> tuple[Any, dict[str, Any]]:
         factory: dict[str, Any] = {}
@@ -144,10 +162,12 @@ class DryRun:
                 f"a {type(trainer).__name__} is no Trainer of transformers: it has no {lacking[0]}"
             )
             return None, factory
-        for name, count in (("train_dataset", TRAINED), ("eval_dataset", EVALUATED)):
-            if getattr(trainer, name, None) is not None:
-                setattr(trainer, name, self.given.few.of(getattr(trainer, name), count))
         return trainer, factory
+
+    def cut(self, trainer: Any, name: str, count: int) -> None:
+        """Leave a data set of the trainer with a few rows."""
+        if getattr(trainer, name, None) is not None:
+            setattr(trainer, name, self.given.few.of(getattr(trainer, name), count, name))
 
 
 def _place(build: Any, folder: Path) -> dict[str, Any]:
@@ -165,6 +185,10 @@ def _place(build: Any, folder: Path) -> dict[str, Any]:
 
 
 def _stages(run: DryRun, trainer: Any, factory: dict[str, Any]) -> None:
+    run.cut(trainer, "eval_dataset", EVALUATED)
+    with run.stage("collate", factory):
+        _collated(trainer)
+    run.cut(trainer, "train_dataset", rows_of_steps(trainer.args, STEPS))
     watched(trainer, run.watch)
     before = {n: p.detach().clone() for n, p in trainable(trainer.model).items()}
     try:
@@ -181,6 +205,14 @@ def _stages(run: DryRun, trainer: Any, factory: dict[str, Any]) -> None:
             return
         with contextlib.suppress(Stopped):
             part(run, trainer, factory, batch)
+
+
+def _collated(trainer: Any) -> None:
+    """More rows than are trained on, as batches: that costs little, and rows of a form that few have are among them."""
+    rows = embedding_rows(trainer.model)
+    for number, batch in enumerate(itertools.islice(trainer.get_train_dataloader(), COLLATIONS)):
+        step(f"collate: batch {number + 1}")
+        look_at_ids(batch, rows)
 
 
 def _resumed(run: DryRun, trainer: Any, factory: dict[str, Any], _: Any) -> None:
@@ -230,11 +262,14 @@ def _overfitted(run: DryRun, trainer: Any, factory: dict[str, Any], batch: Any) 
     if batch is None or not wanted or any(c.__name__ in ONLINE for c in type(trainer).__mro__):
         return
     optimizer = torch.optim.AdamW(wanted, lr=RATE, weight_decay=0.0)
-    losses, began = [], time.monotonic()
+    losses: list[float | str] = []
+    began = time.monotonic()
     with run.stage("overfit", factory):
         trainer.model.eval()
         for _ in range(OVERFIT_STEPS):
-            if time.monotonic() - began > OVERFIT_SECONDS or run.left() < 0:
+            if len(losses) >= OVERFIT_LEAST and (
+                time.monotonic() - began > OVERFIT_SECONDS or run.left() < 0
+            ):
                 break
             loss = _loss(trainer, batch)
             losses.append(plain(float(loss.detach())))

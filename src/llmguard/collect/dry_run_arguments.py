@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ACCUMULATION", "BATCH", "harmless"]
+__all__ = ["BATCH", "harmless", "rows_of_steps"]
 
 BATCH, ACCUMULATION = 2, 2
 EPOCHS, STEPS = 4, 3
@@ -47,6 +47,17 @@ def harmless(
         original(self)
 
     return after
+
+
+def rows_of_steps(args: Any, steps: int) -> int:
+    """Rows that so many optimizer steps train on; those of the largest batch here, where the arguments do not say it."""
+    batch, times = (
+        getattr(args, n, None) for n in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    sizes = [
+        n if isinstance(n, int) and n > 0 else most for n, most in ((batch, BATCH), (times, ACCUMULATION))
+    ]
+    return steps * sizes[0] * sizes[1]
 
 
 def _harmless(args: Any) -> dict[str, Any]:

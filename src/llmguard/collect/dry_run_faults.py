@@ -28,7 +28,7 @@ class IdBeyondEmbedding(LookupError):
     """A token id that the embedding has no row for: said before the step, where a GPU would say "device-side assert"."""
 
     def __init__(self, column: str, ids: Sequence[int], rows: int, where: tuple[int, int]) -> None:
-        self.where = where
+        self.token = ids[0]
         super().__init__(
             f"{column} holds the token id {ids[0]}{f' and {len(ids) - 1} more beyond' if len(ids) > 1 else ''} in row {where[0]} of the "
             f"batch at position {where[1]}, and the embedding has {rows} rows"
@@ -86,7 +86,7 @@ def _raised_in(fault: BaseException) -> str:
 
 
 def _missing(fault: BaseException) -> dict[str, Any]:
-    """The key that is missing, and those that are there in a mapping of the user's frame which lacks it."""
+    """The key that is missing from a mapping of the user's frame, and those that are in it."""
     key = fault.args[0] if fault.args and isinstance(fault, KeyError) else None
     if key is None:
         return {}
@@ -97,8 +97,9 @@ def _missing(fault: BaseException) -> dict[str, Any]:
         if isinstance(v, Mapping) or hasattr(v, "keys")
         if not _holds(v, key)
     ]
-    there = [str(k) for k in list(found[0].keys())[:SHOWN_KEYS]] if found else []
-    return {"key": str(key), "keys": there}
+    if not found:
+        return {}
+    return {"key": str(key), "keys": [str(k) for k in list(found[0].keys())[:SHOWN_KEYS]]}
 
 
 def _holds(mapping: Any, key: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,26 +19,34 @@ CHARACTERS = 3
 
 @dataclass
 class Few:
-    """Cuts data sets to a few rows; `kept` holds which rows of the user's own they are, by the length of what is left."""
+    """Cuts data sets to a few rows of at most `tokens` tokens.
+
+    `kept`: name of a data set -> length of what is left of it -> which rows of the user's own these are. `whole`: nothing is cut.
+    """
 
     tokens: int
-    kept: dict[int, list[int]] = field(default_factory=dict)
+    kept: dict[str, dict[int, list[int]]] = field(default_factory=dict)
+    whole: bool = False
 
-    def of(self, dataset: Any, count: int) -> Any:
+    def of(self, dataset: Any, count: int, name: str) -> Any:
         """The data set with `count` rows, each of a mapping of data sets so; one that cannot be cut as it is."""
         if isinstance(dataset, Mapping) and not hasattr(dataset, "select"):
-            return {name: self.of(each, count) for name, each in dataset.items()}
+            return {key: self.of(each, count, name) for key, each in dataset.items()}
         size = _size(dataset)
-        if size is None or size <= count or not hasattr(dataset, "__getitem__"):
+        if self.whole or size is None or size <= count or not hasattr(dataset, "__getitem__"):
             return dataset
         rows = chosen_rows(dataset, size, count, self.tokens)
-        self.kept[len(rows)] = rows
+        before = self.kept.setdefault(name, {}).get(size)
+        self.kept[name][len(rows)] = [before[row] for row in rows] if before else rows
         return dataset.select(rows) if hasattr(dataset, "select") else _subset(dataset, rows)
 
-    def row(self, dataset: Any, index: int) -> int | None:
+    def row(self, dataset: Any, index: int, name: str) -> int | None:
         """The number of a row in the user's own data set; None where it was made of others on the way (packing)."""
-        kept = self.kept.get(_size(dataset) or 0)
-        return kept[index] if kept is not None and index < len(kept) else None if self.kept else index
+        kept = self.kept.get(name)
+        if not kept:
+            return index
+        rows = kept.get(_size(dataset) or 0, [])
+        return rows[index] if index < len(rows) else None
 
 
 def _size(dataset: Any) -> int | None:
@@ -109,11 +117,29 @@ def length_of(row: Any) -> int:
 
 @dataclass
 class Fetched:
-    """The rows that a loader fetched last, by their numbers in its data set, and its collator."""
+    """The rows that a loader fetched last, by their numbers in its data set, those before, and its collator.
+
+    Loaders fetch ahead: what a model is given was fetched one batch ago, or more under accumulation.
+    """
 
     dataset: Any = None
     rows: tuple[int, ...] = ()
+    before: deque[int] = field(default_factory=lambda: deque(maxlen=64))
     collate: Callable[[list[Any]], Any] | None = None
+
+    def beyond(self) -> bool:
+        """Whether rows were asked for that the data set, cut as it is, does not have: by a sampler that counts those of the whole."""
+        size = _size(self.dataset)
+        return size is not None and any(row >= size for row in self.rows)
+
+    def holding(self, token: int) -> int | None:
+        """The row of those fetched lately that holds a token id; None where none does."""
+        for row in self.before:
+            found = self.dataset[row]
+            columns = [found[n] for n in list(found.keys())] if hasattr(found, "keys") else []
+            if any(token in c for c in columns if isinstance(c, (list, tuple))):
+                return row
+        return None
 
     def culprit(self, fault: BaseException) -> int | None:
         """The one row, of those fetched last, that fails by itself as the batch did; None where none does, or there is no batch."""
@@ -140,6 +166,7 @@ def fetches() -> Iterator[Fetched]:
         numbers = rows if isinstance(rows, (list, tuple)) else [rows]
         last.dataset, last.collate = self.dataset, self.collate_fn
         last.rows = tuple(int(n) for n in numbers if isinstance(n, int))
+        last.before.extend(last.rows)
         found = original(self, rows)
         last.collate = None  # what fails from here on is no matter of rows
         return found

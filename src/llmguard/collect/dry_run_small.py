@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmguard.collect.dry_run_arguments import ACCUMULATION, BATCH, harmless
+from llmguard.collect.dry_run_arguments import BATCH, harmless
 from llmguard.collect.dry_run_rows import Few
 from llmguard.collect.flash import is_flash
 from llmguard.collect.shrinking import LAYERS, WIDTH, shrunken
 
-__all__ = ["EVALUATED", "TRAINED", "Given", "given"]
+__all__ = ["EVALUATED", "Given", "given"]
 
-TRAINED, EVALUATED = 2 * BATCH * ACCUMULATION, 2 * BATCH
-"""Rows that are trained on, and evaluated on: two steps, and two batches."""
+COLLATED, EVALUATED = 32, 2 * BATCH
+"""Rows that become batches, and that are evaluated on."""
 LOGITS = 1.2e8
 """Logits of a batch at most (0.5 GB in float32): what bounds the longest row of a large vocabulary."""
 SMALL = 2 * WIDTH, 4
@@ -246,10 +246,10 @@ def _cut(told: Given, original: Callable[..., None]) -> Callable[..., None]:
             ),
             {},
         )
-        for name, count in (("train_dataset", TRAINED), ("eval_dataset", EVALUATED)):
+        for name, count in (("train_dataset", COLLATED), ("eval_dataset", EVALUATED)):
             for place in (bound.arguments, named):
                 if place.get(name) is not None:
-                    place[name] = told.few.of(place[name], count)
+                    place[name] = told.few.of(place[name], count, name)
         return original(*bound.args, **bound.kwargs)
 
     return init

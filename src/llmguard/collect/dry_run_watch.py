@@ -10,7 +10,17 @@ from typing import Any
 from llmguard.collect.dry_run_faults import IdBeyondEmbedding
 from llmguard.probe import step
 
-__all__ = ["STEPS", "Watch", "optimized", "unchanged", "watched"]
+__all__ = [
+    "STEPS",
+    "Watch",
+    "embedding_rows",
+    "look_at_ids",
+    "optimized",
+    "plain",
+    "trainable",
+    "unchanged",
+    "watched",
+]
 
 STEPS = 2
 """Optimizer steps of the first run, and the step at which a resumed run ends."""
@@ -48,11 +58,11 @@ def plain(number: float) -> float | str:
 
 def watched(trainer: Any, watch: Watch) -> None:
     """Make a Trainer tell what it does: the stage that it is in, the loss of each micro-batch, what it logs; and end after two steps."""
-    embedding = _embedding(trainer.model)
+    embedding = embedding_rows(trainer.model)
     own, save, evaluate = trainer.training_step, trainer._save_checkpoint, trainer.evaluate
 
     def training_step(model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
-        _look_at_ids(inputs, embedding)
+        look_at_ids(inputs, embedding)
         _keep(watch, inputs)
         step(f"{watch.stage}: micro-batch {len(watch.losses) + 1}")
         loss = own(model, inputs, *args, **more)
@@ -113,7 +123,7 @@ def _evaluates(trainer: Any) -> bool:
     )
 
 
-def _embedding(model: Any) -> int | None:
+def embedding_rows(model: Any) -> int | None:
     """Rows of the input embedding; None where there is none to be found."""
     try:
         return int(model.get_input_embeddings().weight.shape[0])
@@ -121,7 +131,12 @@ def _embedding(model: Any) -> int | None:
         return None
 
 
-def _look_at_ids(inputs: Any, rows: int | None) -> None:
+def look_at_ids(inputs: Any, rows: int | None) -> None:
+    """Whether all token ids of a batch have a row in the embedding.
+
+    Raises:
+        IdBeyondEmbedding: one has not.
+    """
     if rows is None or not isinstance(inputs, Mapping):
         return
     for name, ids in inputs.items():
