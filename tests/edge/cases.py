@@ -161,18 +161,36 @@ CASES = (
           K="gpu_and_memory::edge_30_a_machine_that_swaps_is_told_with_its_rate "
             "gpu_and_memory::edge_30_this_machine_is_looked_at_once_for_real"),
     # Configuration
-    _case(31, "K", "the config file is missing", "an error with the paths tried"),
-    _case(32, "K", "the config cannot be parsed", "an error with line and column"),
-    _case(33, "K", "max_length below the shortest row", "an error with the lengths as they are distributed"),
+    _case(31, "K", "the config file is missing", "an error with the paths tried",
+          K="configuration::edge_31_a_missing_config_is_told_with_the_paths_tried"),
+    _case(32, "K", "the config cannot be parsed", "an error with line and column",
+          K="configuration::edge_32_a_config_that_cannot_be_parsed_is_told_with_line_and_column"),
+    _case(33, "K", "max_length below the shortest row", "an error with the lengths as they are distributed",
+          K="configuration::edge_33_a_max_length_below_every_row_is_told_with_the_lengths"),
     _case(34, "K", "max_length beyond the context or the memory",
-          "the context of the model; an estimate that says fits, tight or does not fit"),
-    _case(35, "KC", "a batch of 0 rows", "refused with the range"),
-    _case(36, "K", "a batch too large for the memory", "an estimate with its interval"),
-    _case(37, "KC", "a learning rate of 0", "refused with the range"),
-    _case(38, "KC", "a learning rate too high", "judged by method; the core ends a run that diverges"),
-    _case(39, "K", "a model name that nobody has", "near names in the local cache"),
+          "the context of the model; an estimate that says fits, tight or does not fit",
+          K="configuration::edge_34_a_max_length_beyond_the_context_is_told_with_the_models_own "
+            "configuration::edge_34_a_max_length_is_judged_by_the_memory_in_three_values"),
+    _case(35, "KC", "a batch of 0 rows", "refused with the range",
+          K="configuration::edge_35_a_batch_of_no_rows_is_out_of_range",
+          C="configuration::edge_35_a_batch_of_no_rows_is_out_of_range "
+            "core/config::a_bad_value_is_refused_with_its_reason_and_the_way_out"),
+    _case(36, "K", "a batch too large for the memory", "an estimate with its interval",
+          K="configuration::edge_36_a_batch_too_large_for_the_memory_is_told_with_an_interval"),
+    _case(37, "KC", "a learning rate of 0", "refused with the range",
+          K="configuration::edge_37_a_learning_rate_of_nought_is_refused",
+          C="configuration::edge_37_a_learning_rate_of_nought_is_refused "
+            "core/config::a_bad_value_is_refused_with_its_reason_and_the_way_out"),
+    _case(38, "KC", "a learning rate too high", "judged by method; the core ends a run that diverges",
+          K="configuration::edge_38_a_learning_rate_is_judged_by_the_method",
+          C="configuration::edge_38_a_run_that_diverges_is_stopped "
+            "core/config::a_rate_that_is_right_for_sft_is_refused_for_preference_training"),
+    _case(39, "K", "a model name that nobody has", "near names in the local cache",
+          K="configuration::edge_39_a_model_name_that_nobody_has_is_told_with_near_names"),
     _case(40, "K", "the tokenizer of another model",
-          "vocabulary against embedding rows, special ids against both configs"),
+          "vocabulary against embedding rows, special ids against both configs",
+          K="configuration::edge_40_a_tokenizer_of_another_model_is_told_by_its_size "
+            "configuration::edge_40_special_ids_are_held_against_both_configs"),
     # Process and system
     _case(41, "C", "killed while training",
           "the run resumes, and ends with the weights of one that was not",

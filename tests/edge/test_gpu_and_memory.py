@@ -20,11 +20,11 @@ import pytest
 import torch
 from support.configs import says
 from support.hosts import machine
-from support.limited import Limited, distance, limited, no_png, run
+from support.limited import Limited, limited, no_png, run
 from support.machines import host_of
 from support.matrix import fault
 from support.queues import once, until
-from support.runs import collate, model, rows
+from support.runs import collate, distance, model, rows
 from support.supervised import crashes
 from support.tiny import byte_level
 

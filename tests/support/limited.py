@@ -12,7 +12,7 @@ from llmguard_core.training import train
 from support.runs import collate, model, rows, settings
 from support.tiny import byte_level
 
-__all__ = ["Limited", "distance", "limited", "no_png", "run"]
+__all__ = ["Limited", "limited", "no_png", "run"]
 
 
 class Limited(torch.autograd.Function):
@@ -58,12 +58,6 @@ def run(folder: Path, net: Any, **told: Any) -> Any:
     }
     extra = {"validation": told.pop("validation", None)}
     return train(net, byte_level(), rows(24), settings(folder, **told), collator=collate, **extra)
-
-
-def distance(one: Any, other: Any) -> float:
-    """The largest difference of two models' parameters."""
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
 @pytest.fixture(autouse=True)

@@ -64,7 +64,7 @@ def weights_are_complete(model: ModelFolder) -> Yields:
             cause="a download or copy that was cut off, a quota that was full, Git without LFS",
             remedy="download this file again and compare its size",
         )
-    for file, old in old_formats(model.path) if model.path is not None else ():
+    for file, old in old_formats(model.path) if model.path is not None and not model.problems else ():
         yield note(
             Where(file=f"{model.name}/{file}"),
             what=f"an old format, of which no tensor is checked: {old.what}",
@@ -123,15 +123,16 @@ def _too_few(model: ModelFolder, tokens: int, rows: int) -> Finding:
 
 
 def _special_ids(model: ModelFolder, tokenizer: Any) -> Iterator[Finding]:
-    """BOS, EOS and pad of the model's config that are no special tokens of this tokenizer, or another BOS than the tokenizer's."""
+    """BOS, EOS and pad of the model's configs that are no special tokens of this tokenizer, or another BOS than the tokenizer's."""
     special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special} | set(
         tokenizer.all_special_ids
     )
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        told = model.settings.get(key)
-        ids = [i for i in (told if isinstance(told, list) else [told]) if isinstance(i, int) and i >= 0]
+        ids, generated = _ids(model.settings.get(key)), _ids(model.generation.get(key))
         if ids and not special & set(ids):
-            yield _not_special(model, key, ids, tokenizer)
+            yield _not_special(model, "config.json", key, ids, tokenizer)
+        elif generated and not special & set(generated):
+            yield _not_special(model, "generation_config.json", key, generated, tokenizer)
         elif (
             key == "bos_token_id"
             and ids
@@ -147,11 +148,15 @@ def _special_ids(model: ModelFolder, tokenizer: Any) -> Iterator[Finding]:
             )
 
 
-def _not_special(model: ModelFolder, key: str, ids: list[int], tokenizer: Any) -> Finding:
+def _ids(told: Any) -> list[int]:
+    return [i for i in (told if isinstance(told, list) else [told]) if isinstance(i, int) and i >= 0]
+
+
+def _not_special(model: ModelFolder, file: str, key: str, ids: list[int], tokenizer: Any) -> Finding:
     there = ids[0] < len(tokenizer)
     token = f"the ordinary token {tokenizer.convert_ids_to_tokens(ids[0])!r}" if there else "no token"
     return error(
-        Where(file=f"{model.name}/config.json", key=key),
+        Where(file=f"{model.name}/{file}", key=key),
         what=f"the model's {key} {ids[0]} is {token} of this tokenizer (of {len(tokenizer):,} tokens)",
         why="the model was trained with another vocabulary: its ids mean other words, it neither starts nor ends where it should",
         cause="the tokenizer of another model",

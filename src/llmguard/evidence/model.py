@@ -31,9 +31,9 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 class ModelFolder:
     """A model folder, or what stands in its place.
 
-    `name`: as the project writes it. `path`: the folder, None where there is none here. `problems`: (file, what is wrong with
-    it). `tensors`: every tensor by name, empty where there are no safetensors weights. `is_hub_id`: the name is no path; `near`:
-    folders (cached hub ids) with names like it; `offline`: nothing may be downloaded.
+    `name`: as the project writes it. `path`: the folder, None where there is none here. `problems`: (file, what is wrong with it).
+    `generation`: what generation_config.json says. `tensors`: every tensor by name, empty where there are no safetensors weights.
+    `is_hub_id`: the name is no path; `near`: folders (cached hub ids) with names like it; `offline`: nothing may be downloaded.
     """
 
     name: str
@@ -45,6 +45,7 @@ class ModelFolder:
     is_hub_id: bool = False
     near: Sequence[str] = ()
     offline: bool = False
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_weights(self) -> bool:
@@ -114,9 +115,11 @@ def read_model(text: str, shown: str = "", root: Path | None = None) -> ModelFol
 
 def _of_folder(folder: Path, name: str) -> ModelFolder:
     problems: list[tuple[str, str]] = []
-    config = _config(folder, problems)
+    config, generation = (
+        _config(folder, f"{kind}.json", problems) for kind in ("config", "generation_config")
+    )
     tensors, others = read_weights(folder, problems)
-    return ModelFolder(name, folder, config, tensors, problems, others)
+    return ModelFolder(name, folder, config, tensors, problems, others, generation=generation)
 
 
 def _near_folders(folder: Path) -> list[str]:
@@ -147,13 +150,13 @@ def _near_ids(hub_id: str) -> list[str]:
     return difflib.get_close_matches(hub_id, ids, n=3, cutoff=0.6)
 
 
-def _config(folder: Path, problems: list[tuple[str, str]]) -> dict[str, Any]:
-    file = folder / "config.json"
+def _config(folder: Path, name: str, problems: list[tuple[str, str]]) -> dict[str, Any]:
+    file = folder / name
     if not file.exists():
         return {}
     try:
         found = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as bad:
-        problems.append(("config.json", f"cannot be read: {bad}"))
+        problems.append((name, f"cannot be read: {bad}"))
         return {}
     return found if isinstance(found, dict) else {}
