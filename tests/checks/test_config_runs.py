@@ -132,13 +132,13 @@ class TestMaxSteps:
 
     CHECK = "max_steps_agrees_with_epochs"
 
-    def test_fewer_steps_than_epochs(self, folder: Folder) -> None:
-        """3 steps cannot be 5 epochs, however few the rows."""
-        finding = only(
-            folder.config(f"{HEAD}max_steps: 3\nnum_train_epochs: 5\n"), self.CHECK, key="max_steps"
-        )
+    @pytest.mark.parametrize("steps", [1, 3])
+    def test_fewer_steps_than_epochs(self, steps: int, folder: Folder) -> None:
+        """3 steps cannot be 5 epochs, however few the rows; nor can the one step of a trial run."""
+        results = folder.config(f"{HEAD}max_steps: {steps}\nnum_train_epochs: 5\n")
+        finding = only(results, self.CHECK, key="max_steps")
         assert finding.severity.value == "warning"
-        assert "max_steps = 3 overrides num_train_epochs = 5" in finding.message
+        assert f"max_steps = {steps} overrides num_train_epochs = 5" in finding.message
 
     def test_the_epochs_that_are_covered(self, folder: Folder) -> None:
         """With the rows known, the share of the plan is told."""
@@ -179,6 +179,14 @@ class TestWarmup:
         assert finding.severity.value == "error"
         assert "100 of the run's 50 steps" in finding.message
         assert "ends at 50% of its value" in finding.message
+
+    @pytest.mark.parametrize("steps", [1, 4])
+    def test_a_warmup_of_a_few_steps_in_a_run_of_as_many(self, steps: int, folder: Folder) -> None:
+        """A trial run: from 1 on it is a number of steps, and no share."""
+        results = folder.config(f"{HEAD}max_steps: {steps}\nwarmup_steps: {steps}\n")
+        finding = only(results, self.CHECK, key="warmup_steps")
+        assert finding.severity.value == "error"
+        assert f"takes {steps} of the run's {steps} steps" in finding.message
 
     def test_steps_from_rows(self, folder: Folder) -> None:
         """The steps follow from the rows where `max_steps` does not say them."""
@@ -357,6 +365,7 @@ class TestBudget:
             "epochs: 1\nstage: dpo\n",
             "epochs: 1\nstage: pretrain\n",
             "epochs: 1\nmax_steps: 10\n",
+            "epochs: 1\nmax_steps: 1\n",
         ):
             assert self.CHECK not in of(folder.config(f"batch_size: 16\n{lines}", data=DATA))
         folder.rows("train.jsonl", 10_000)
