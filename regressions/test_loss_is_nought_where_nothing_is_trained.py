@@ -6,7 +6,7 @@ Cause: every label of a batch is -100, because a response marker is never found 
     token is NaN, and the Trainer's log filters that.
 First seen: https://github.com/huggingface/trl/issues/6668
 Cost: runs over data of which a part, or all, was never trained.
-Check: every_row_has_a_supervised_token, llmguard_core.Encoder
+Check: every_row_has_a_supervised_token
 Lesson: count the supervised tokens of every row before training; the loss cannot tell.
 """
 

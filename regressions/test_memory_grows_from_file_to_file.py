@@ -6,7 +6,7 @@ Cause: Trainer, optimizer and model of each file stay reachable: in a list for t
     was caught; nobody collects, empties the cache, or looks at what is in use.
 First seen: written down by a fine-tuning project as critical; https://github.com/huggingface/transformers/issues/26571
 Cost: queues that stopped in the night, and daemons restarted by hand.
-Check: llmguard_core.memory.proved_released, llmguard_core.run_queue
+Check: llmguard_core.memory.proved_released
 Lesson: a file is done when its memory is back: keep figures and paths, never the Trainer, and prove the release.
 """
 
