@@ -190,7 +190,18 @@ def test_trainers_of_trl(folder: Folder) -> None:
         "from trl import SFTTrainer\nSFTTrainer(model, max_seq_length=512, train_dataset=d)\nSFTTrainer(**kwargs)\n",
     )
     result = llmguard.trainer_arguments_are_known(folder.path / "train.py")
-    assert [f.where.key for f in result] == [] if "max_seq_length" in known else ["SFTTrainer.max_seq_length"]
+    wrong = [] if "max_seq_length" in known else ["SFTTrainer.max_seq_length"]
+    assert [f.where.key for f in result] == wrong
+
+
+@pytest.mark.needs_torch
+def test_trainers_in_the_folders_of_a_package(folder: Folder) -> None:
+    """All of its folders are read; a link back to its top is not followed, so that nothing is told twice."""
+    folder.write("code/deep/train.py", "from transformers import Trainer\nTrainer(model, datasets=d)\n")
+    (folder.path / "code" / "deep" / "again").symlink_to(folder.path / "code")
+    result = llmguard.trainer_arguments_are_known(folder.path / "code")
+    assert [f.where.key for f in result.errors] == ["Trainer.datasets"]
+    assert result.looked_at == 1
 
 
 @pytest.mark.needs_torch
