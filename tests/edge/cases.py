@@ -278,6 +278,7 @@ CASES = (
             "training_flow::edge_65_an_infinite_loss_with_finite_gradients_stops_with_its_log_line"),
     _case(66, "KC", "a loss that does not fall",
           "a warning with the trend and its test; a batch must be learnt by heart",
+          K="code::edge_66_a_batch_that_cannot_be_learnt_by_heart_is_told",
           C="training_flow::edge_66_a_loss_that_does_not_fall_is_an_alarm_with_its_test"),
     _case(67, "C", "a validation loss that rises",
           "a warning, the best checkpoint is kept, the run ends as asked",
@@ -292,18 +293,47 @@ CASES = (
           "found by another process within its bound, with the stacks of all threads",
           C="training_flow::edge_70_a_run_that_stands_still_is_reported_with_all_stacks_and_ended"),
     # Code
-    _case(71, "K", "a name used before it is set", "told by an established analyser, and by a dry run"),
-    _case(72, "K", "a name that is not defined", "the same"),
-    _case(73, "K", "an attribute that is missing", "the same"),
-    _case(74, "K", "a key that is missing", "which row and which key"),
+    _case(71, "K", "a name used before it is set",
+          "told by an established analyser, and by a dry run",
+          K="code::edge_71_a_name_used_before_it_is_set_is_told_from_the_sources "
+            "code::edge_71_a_name_used_before_it_is_set_ends_a_dry_run"),
+    _case(72, "K", "a name that is not defined",
+          "the same",
+          K="code::edge_72_an_undefined_name_is_told_from_the_sources "
+            "code::edge_72_an_undefined_name_in_the_evaluation_ends_a_dry_run"),
+    _case(73, "K", "an attribute that is missing",
+          "the same",
+          K="code::edge_73_a_missing_attribute_is_told_from_the_sources "
+            "code::edge_73_a_missing_attribute_ends_a_dry_run"),
+    _case(74, "K", "a key that is missing",
+          "which row and which key",
+          K="code::edge_74_a_missing_key_is_told_with_its_row_and_the_keys_that_are_there"),
     _case(75, "K", "an index out of range",
-          "token ids beyond the embedding are named before the device fails"),
-    _case(76, "K", "a value of another type", "told in configs, sources and by a dry run"),
-    _case(77, "K", "a value out of range", "told with the range"),
-    _case(78, "KC", "a division by zero", "rates of nothing are unknown, not zero",
-          C="core/metrics::edge_78_rates_of_nothing_are_unknown_and_not_zero core/training::rows_without_a_supervised_token_do_no_harm"),
-    _case(79, "K", "a recursion without end", "bounded, and its cycle named"),
-    _case(80, "K", "memory ends in Python", "limit, peak, and what was being built"),
+          "token ids beyond the embedding are named before the device fails",
+          K="code::edge_75_ids_beyond_the_embedding_are_named_before_the_device_fails "
+            "code::edge_75_an_index_out_of_range_ends_a_dry_run"),
+    _case(76, "K", "a value of another type",
+          "told in configs, sources and by a dry run",
+          K="code::edge_76_wrong_types_are_told_from_configs "
+            "code::edge_76_wrong_types_are_told_from_the_sources "
+            "code::edge_76_wrong_types_end_a_dry_run"),
+    _case(77, "K", "a value out of range",
+          "told with the range",
+          K="code::edge_77_values_out_of_range_are_told_with_the_range "
+            "code::edge_77_values_out_of_range_are_told_from_the_sources"),
+    _case(78, "KC", "a division by zero",
+          "rates of nothing are unknown, not zero",
+          K="code::edge_78_nothing_to_divide_by_is_told",
+          C="code::edge_78_rates_of_nothing_are_unknown_and_not_zero "
+            "code::edge_78_a_summary_of_nothing_has_no_mean "
+            "code::edge_78_rows_without_a_supervised_token_do_no_harm"),
+    _case(79, "K", "a recursion without end",
+          "bounded, and its cycle named",
+          K="code::edge_79_a_recursion_without_end_is_bounded_and_its_cycle_named"),
+    _case(80, "K", "memory ends in Python",
+          "limit, peak, and what was being built",
+          K="code::edge_80_a_probe_tells_the_limit_and_the_peak "
+            "code::edge_80_memory_that_ends_in_a_dry_run_is_told_with_the_line"),
 )
 # fmt: on
 """Every edge case; 41 to 80 and 1 to 40 are proved in files of their own categories."""

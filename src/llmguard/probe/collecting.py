@@ -42,6 +42,7 @@ def result_of(spec: Spec, folder: str, seconds: float) -> ProbeResult:
         leftovers=tuple(Left(**left) for left in found.get("leftovers", ())),
         survivors=survivors,
         mount=_mount(seen, survivors),
+        memory=spec.limits.most_memory if spec.limits else None,
     )
 
 

@@ -103,13 +103,19 @@ def _import_error(result: ProbeResult) -> str:
 def _resource(result: ProbeResult) -> str:
     seen = result.observed
     if seen.ended == "memory":
-        return f"ended at {seen.peak_rss / 2**20:,.0f} MiB of memory, above its limit"
+        return f"ended at {seen.peak_rss / 2**20:,.0f} MiB of memory, above its limit{_limit(result)}"
     if seen.ended == "processes":
         return f"ended at {seen.peak_processes} processes, above its limit"
     if result.signal_name == "SIGKILL":
         return f"killed by the kernel for want of memory ({seen.peak_rss / 2**20:,.0f} MiB when last seen)"
     cause = str(result.failure) if result.failure else f"killed by {result.signal_name}"
+    if result.failure and "MemoryError" in result.failure.kinds:
+        cause += f"; at most {seen.peak_rss / 2**20:,.0f} MiB were resident when looked at{_limit(result)}"
     return f"ran out of a resource: {cause}"
+
+
+def _limit(result: ProbeResult) -> str:
+    return f" (it may have {result.memory / 2**20:,.0f} MiB)" if result.memory else ""
 
 
 def _unreachable(result: ProbeResult) -> str:

@@ -32,6 +32,11 @@ class Limits:
         threads)."""
         return cls(file_size=64 * MiB, open_files=1024, memory=8 * GiB, processes=64)
 
+    @property
+    def most_memory(self) -> int | None:
+        """The lower of both bounds of memory, bytes; None where there is none."""
+        return min((b for b in (self.data, self.memory) if b is not None), default=None)
+
     def to_json(self) -> dict[str, int | None]:
         """The bounds by name."""
         return {"core": 0, **dataclasses.asdict(self)}

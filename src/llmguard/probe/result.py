@@ -151,7 +151,7 @@ class ProbeResult:
 
     `seconds` is wall time, `output` the newest part of what it printed, `stack` its Python stack where it
     hung or crashed, `leftovers` what it left alive when it ended by itself, `survivors` what could not be
-    ended, `mount` the mount of the file that it hung for.
+    ended, `mount` the mount of the file that it hung for, `memory` the bytes that it might have at most.
     """
 
     verdict: Verdict
@@ -169,6 +169,7 @@ class ProbeResult:
     leftovers: tuple[Left, ...] = ()
     survivors: tuple[Survivor, ...] = ()
     mount: str = ""
+    memory: int | None = None
 
     @property
     def ok(self) -> bool:
