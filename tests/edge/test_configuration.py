@@ -164,7 +164,7 @@ def test_edge_34_a_max_length_is_judged_by_the_memory_in_three_values(project: P
 def test_edge_35_a_batch_of_no_rows_is_out_of_range(project: Project) -> None:
     """torch has no loader of such batches; the check and the core say what there may be."""
     with pytest.raises(ValueError, match="batch_size"):
-        torch.utils.data.DataLoader([1, 2], batch_size=0)
+        torch.utils.data.BatchSampler(range(2), batch_size=0, drop_last=False)
     settings(project, "learning_rate: 1.0e-4\nper_device_train_batch_size: 0\n")
     told = project.told("every_config_value_is_in_range")
     says(told.message, "train.yaml:6", "per_device_train_batch_size", "it is 0", "1 to")
@@ -228,7 +228,7 @@ def test_edge_38_a_learning_rate_is_judged_by_the_method(
 @fault("I9")
 def test_edge_38_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
     """A learning rate a thousand times too high, clipped gradients and all: transformers alone trains on to the end."""
-    told = {"learning_rate": 1.0, "max_steps": 60, "lr_scheduler_type": "constant"}
+    told: dict[str, Any] = {"learning_rate": 1.0, "max_steps": 60, "lr_scheduler_type": "constant"}
     alone = trainer_of(tmp_path, TrainerCallback(), **told)
     alone.train()
     losses = [line["loss"] for line in alone.state.log_history if "loss" in line]

@@ -128,8 +128,8 @@ def test_edge_02_fewer_rows_than_a_step_are_told_with_the_arithmetic(
     import torch
 
     rows, batch, accumulation = 20, 4, 8
-    loader = torch.utils.data.DataLoader([*range(rows)], batch_size=batch * world, drop_last=False)
-    assert len(loader) < accumulation
+    sampler = torch.utils.data.BatchSampler(range(rows), batch_size=batch * world, drop_last=False)
+    assert len(sampler) < accumulation
     monkeypatch.setenv("WORLD_SIZE", str(world))
     project.rows("train.jsonl", rows)
     settings = f"output_dir: out\nper_device_train_batch_size: {batch}\ngradient_accumulation_steps: {accumulation}\n"

@@ -175,7 +175,7 @@ def test_edge_23_a_late_out_of_memory_does_the_whole_step_again(tmp_path: Path, 
 
     def called(module: Any, args: Any, output: Any) -> Any:
         calls[0] += 1
-        return Limited.apply(output, 3 if calls[0] == 4 else 99, True)
+        return Limited.apply(output, 3 if calls[0] == 4 else 99, True)  # type: ignore[no-untyped-call]  # torch's own
 
     net.get_input_embeddings().register_forward_hook(called)
     result = run(tmp_path, net)
@@ -222,7 +222,7 @@ def test_edge_24_the_run_is_judged_by_the_limit_of_the_container(
 ) -> None:
     """The machine has half a terabyte, the container may use four gigabytes: tools show the one, the kernel kills by the other."""
     host = host_of(project.path / "kernel", container(4.0, used=0.5))
-    assert host.numbers("/proc/meminfo")["MemTotal"] > 100 * host.cgroup().memory
+    assert host.numbers("/proc/meminfo")["MemTotal"] > 100 * (host.cgroup().memory or 0) > 0
     monkeypatch.setattr("llmguard.probe.host.Host", lambda: host)
     monkeypatch.setattr("shutil.which", lambda name, **more: None)
     project.write("model/config.json", LLAMA)

@@ -33,7 +33,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Where somebody wanted to connect to."""
     asked: list[Any] = []
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **more: asked.append(address) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **more: asked.append(address))
     return asked
 
 
