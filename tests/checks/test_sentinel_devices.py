@@ -129,6 +129,7 @@ def torch_with(
         (torch_with(Module([79])), "auto", QWEN_HALF, {"dtype": "bfloat16", "device_map": {"": "cuda:0"}}),
         (torch_with(Module([79, 79])), "cuda:1", QWEN_HALF, {"dtype": "bfloat16", "device_map": {"": "cuda:1"}}),
         (torch_with(Module([15], capability=7)), "auto", QWEN_HALF, {"dtype": "float16", "device_map": {"": "cuda:0"}}),
+        (torch_with(Module([15], capability=8)), "auto", QWEN_HALF, {"dtype": "bfloat16", "device_map": {"": "cuda:0"}}),
         (torch_with(Module([15], capability=7), hip="6"), "auto", QWEN_HALF, {"dtype": "bfloat16", "device_map": {"": "cuda:0"}}),
         (torch_with(xpu=Module([15])), "auto", QWEN_HALF, {"dtype": "bfloat16", "device_map": {"": "xpu:0"}}),
         (torch_with(mps=True), "auto", QWEN_HALF, {"dtype": "float16", "device_map": {"": "mps"}}),

@@ -121,7 +121,13 @@ def machine(stub: str, tmp_path_factory: pytest.TempPathFactory) -> Machine:
         hidden = ("PYTEST", "COV", "OMP_NUM", "MKL_NUM", "CUDA_VIS")
         env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
         env |= {k: v for k, v in world.environ.items() if v is not None}
-        env |= {"CUDA_STUB_COUNT": str(gpus), "LLMGUARD_LOCKS": str(folder / "locks"), **environ}
+        paths = filter(None, (env["PYTHONPATH"], os.environ.get("PYTHONPATH")))
+        env |= {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "CUDA_STUB_COUNT": str(gpus),
+            "LLMGUARD_LOCKS": str(folder / "locks"),
+            **environ,
+        }
         quiet = ("-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:cacheprovider")
         command = [sys.executable, "-m", "pytest", *quiet, "--gpu", "-rsE", *arguments]
         done = subprocess.run(

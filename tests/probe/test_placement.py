@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,14 @@ def test_eight_workers_on_one_device_share_by_budget_or_take_turns(
     assert taken <= 79 * GIB
 
 
+@pytest.mark.parametrize(
+    ("free", "budget", "room"), [(12, 1, 7), (12, 12, 1), (0, 1, 1), (13.25, 6, 2), (13.2, 6, 1), (9, 0, 1)]
+)
+def test_a_context_takes_room_beside_a_budget(free: float, budget: int, room: int) -> None:
+    """Five eighths of a GiB for each process, which no allocator counts."""
+    assert room_for(VisibleGpu("a", free=int(free * GIB)), budget * GIB) == room
+
+
 @given(
     total=st.floats(1, 1e12),
     share=st.floats(0, 1.2),
@@ -290,6 +299,8 @@ def test_a_gpu_is_one_processes_at_a_time(tmp_path: Path) -> None:
         take(tmp_path, "GPU-a")
     with pytest.raises(Held, match="GPU-a"):
         take(tmp_path, "GPU-b", "GPU-a")
+    with pytest.raises(Held, match="GPU-a"):
+        take(tmp_path, "GPU-", "GPU-a")
     take(tmp_path, "GPU-b")
     other.end(signal.SIGKILL)
     take(tmp_path, "GPU-a", "GPU-b")
@@ -352,8 +363,10 @@ def test_a_holder_that_changes_starts_patience_anew(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=rewrite)
     thread.start()
-    with pytest.raises(Held), locked(path, 0.6, patience=0.3):
+    began = time.monotonic()
+    with pytest.raises(Held), locked(path, 1.2, patience=0.6):
         pass
+    assert time.monotonic() - began >= 1.2
     stop.set()
     thread.join()
     other.end()
