@@ -173,6 +173,8 @@ CHECKS: tuple[Entry, ...] = (
     _entry("source", "trainer_arguments_are_known", "sources", room="source_arguments"),
     _entry("source", "device_is_not_hard_coded", "sources", bugs="device_hard_coded"),
     _entry("source", "one_model_is_resident_at_a_time", "sources", bugs="three_models_at_once"),
+    _entry("source", "base_model_is_prompted_plainly", "sources", bugs="base_model_follows_instructions", room="source_patterns"),
+    _entry("source", "collator_leaves_masks_alone", "sources", bugs="collator_overwrites_labels", room="source_patterns"),
     _entry("source", "pipeline_code_runs", "pipeline", room="pipeline"),
     # model
     _entry("model", "model_path_exists", "model"),

@@ -121,12 +121,13 @@ def dry_run_loss_is_finite(dry_run: Found) -> Yields:
     """Every loss and gradient norm of the dry run is a finite number, also where the log shows 0.0 for it, and not all are exactly 0."""
     seen = _trained(dry_run)
     losses, logs = seen["losses"], [entry for entry in seen["logs"] if "loss" in entry]
-    norms = [entry["grad_norm"] for entry in logs if "grad_norm" in entry]
-    if bad := _bad(losses):
+    bad, norms = _bad(losses), {e["step"]: e["grad_norm"] for e in logs if "grad_norm" in e}
+    first = min((step for step, norm in norms.items() if _bad([norm])), default=None)
+    if first is not None and not any(seen["steps"][i] <= first for i in bad):
+        yield _norm(norms[first], losses)
+    elif bad:
         yield _not_finite(losses, bad, logs)
-    elif bad := _bad(norms):
-        yield _norm(norms[bad[0]], losses)
-    elif all(float(x) == 0.0 for x in losses) and not any(float(n) for n in norms):
+    elif all(float(x) == 0.0 for x in losses) and not any(map(float, norms.values())):
         yield _zero(len(losses))
     evaluation = dry_run.get("evaluation", {})
     if "eval_loss" in evaluation and _bad([evaluation["eval_loss"]]) and not _bad(losses):

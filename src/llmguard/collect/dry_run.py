@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import inspect
 import itertools
 import json
@@ -141,6 +142,7 @@ class DryRun:
     def _attempt(self, output: Path, *, whole: bool) -> None:
         with contextlib.suppress(Stopped), given(output) as self.given, fetches() as self.fetched:
             self.started = time.monotonic()  # torch and transformers are here
+            gc.freeze()  # every train() collects garbage: what libraries brought is none
             self.given.few.whole, self.watch, self.found["notes"] = whole, Watch(), self.given.notes
             trainer, factory = self._built()
             if trainer is not None:
