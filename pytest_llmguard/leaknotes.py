@@ -23,7 +23,7 @@ LONGEST = 240
 """Characters of a line; the whole stands in the failure."""
 SHOWN = 10
 """Lines of each kind; the rest is counted."""
-OUTSIDE = 64 * 2**20
+OUTSIDE = 2**30
 """Bytes that a session may take from the driver outside of the allocator before that is said: contexts, libraries, kernels."""
 
 
@@ -44,8 +44,8 @@ class Notes:
 
     # while it runs
 
-    def begun(self, guard: Guard) -> None:
-        """Before the first test: what is held already is nobody's leak, and is told."""
+    def begun(self) -> None:
+        """Before the first test, and before anything is frozen: what is held already is nobody's leak, and is told."""
         self.tests += 1
         if self.tests > 1:
             return

@@ -67,7 +67,7 @@ class Leaks:
         self.guard, self.notes = Guard(), Notes(config)
         self._item: pytest.Item | None = None
         self._limits = Limits()
-        self._failed = False
+        self._failed = self._raised = False
 
     # around a test
 
@@ -76,9 +76,9 @@ class Leaks:
         """Read before any fixture is set up."""
         limits = self._asked(item)
         if limits is not None:
-            self._item, self._limits, self._failed = item, limits, False
+            self._item, self._limits, self._failed, self._raised = item, limits, False, False
+            self.notes.begun()
             self.guard.begin(closely=item.get_closest_marker("gpu_memory") is not None)
-            self.notes.begun(self.guard)
         return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -120,6 +120,7 @@ class Leaks:
         report = yield
         if item is self._item:
             self._failed = self._failed or report.failed
+            self._raised = self._raised or call.excinfo is not None
             if report.when == "teardown":
                 self._item = None
                 self._judge(item, call, report)
@@ -160,10 +161,10 @@ class Leaks:
             _fail(report, "\n\n".join(texts))
 
     def _let_go(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """What pytest itself drops a moment later: values of fixtures, and the frames of a test that failed."""
+        """What pytest itself drops a moment later: values of fixtures, and the frames of a test that failed, or was expected to."""
         if isinstance(getattr(item, "funcargs", None), dict):
             item.funcargs = {}  # type: ignore[attr-defined]  # of functions and doctests
-        if self._failed and not item.config.option.usepdb:
+        if self._raised and not item.config.option.usepdb:
             for error in (getattr(sys, "last_value", None), call.excinfo and call.excinfo.value):
                 _clear(error, set())
             for name in LAST:  # pytest drops them before the next test is called

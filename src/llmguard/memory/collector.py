@@ -49,15 +49,20 @@ class Collector:
     def collect_all(self) -> None:
         """Thaw, then collect everything: tens to hundreds of milliseconds."""
         self.thaw()
-        began = time.perf_counter()
-        self.collect()
-        ended = time.perf_counter()
-        self._next_full = ended + (ended - began) / SHARE
+        self._full()
+        gc.collect()
 
     def catch_up(self) -> None:
         """Now and then: the full collection that the collector would have made by itself, had nothing been frozen."""
         if gc.isenabled() and time.perf_counter() > self._next_full:
-            self.collect_all()
+            self.thaw()
+            self._full()
+
+    def _full(self) -> None:
+        began = time.perf_counter()
+        gc.collect()
+        ended = time.perf_counter()
+        self._next_full = ended + (ended - began) / SHARE
 
     def _frozen_by_user(self, sign: object) -> bool:
         """A list made after our freezing is seen by the collector, unless somebody froze again."""

@@ -110,13 +110,8 @@ class Guard:
 
         Growths of kind LEAK are the test's, or its fixture's; those of other kinds are for the record.
         """
-        now = self._now()
         try:
-            if any(self._grown(now, key) >= d.resolution for d, key in self._keys(now)):
-                if let_go is not None:
-                    let_go()
-                self.collector.collect()
-                now = self._now()
+            now = self._collected(limit, let_go)
             beyond = [(d, key) for d, key in self._keys(now) if self._beyond(now, key, limit)]
             if beyond:  # what is new can be told only as long as what is old is frozen
                 self._made = {device.name: self._new(device) for device in self._devices}
@@ -126,6 +121,20 @@ class Guard:
             self.collector.thaw()
         self._note(found)
         return found
+
+    def _collected(self, limit: int, let_go: Callable[[], None] | None) -> dict[str, Figures]:
+        """What is held; only where it is more than before, what is held without garbage, and then without workspaces."""
+        now = self._now()
+        if not any(self._grown(now, key) >= d.resolution for d, key in self._keys(now)):
+            return now
+        if let_go is not None:
+            let_go()
+        self.collector.collect()
+        now = self._now()
+        grown = [device for device, key in self._keys(now) if self._grown(now, key) > limit]
+        for device in grown:
+            device.settle()
+        return self._now() if grown else now
 
     def peak(self) -> dict[str, int]:
         """The most that was held beyond the beginning, for each device that keeps a peak."""
@@ -230,7 +239,6 @@ class Guard:
 
     def _judged(self, device: DeviceMemory, key: Key, limit: int) -> Growth:
         level = key[1]
-        device.settle()
         refs = [ref for ref in self._new(device) if is_pinned(ref()) == (level == "pinned")]
         self.collector.collect_all()
         readings = self._readings(key, limit)
