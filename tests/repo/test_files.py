@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 TOP = {
-    ".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
-    "Makefile", "README.md", "SECURITY.md", "benchmarks", "ci", "conftest.py", "docs", "examples", "pyproject.toml",
-    "pytest_llmguard", "regressions", "src", "tests",
+    ".ci", ".github", ".gitignore", ".pre-commit-config.yaml", ".pre-commit-hooks.yaml", "ARCHITECTURE.md", "CHANGELOG.md",
+    "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "benchmarks", "ci", "conftest.py", "docs", "examples",
+    "pyproject.toml", "pytest_llmguard", "regressions", "src", "tests",
 }  # fmt: skip
 LARGEST = 400_000  # bytes
 MACHINE = re.compile(

@@ -62,7 +62,7 @@ def not_for_a_cpu(fault: BaseException) -> str:
     chain = list(_chain(fault))
     if any(type(f).__name__ in OFFLINE for f in chain):
         return f"what the factory loads is not on this machine: {line}"[:300]
-    kinds = (RuntimeError, AssertionError, ImportError, NotImplementedError, ValueError, OSError)
+    kinds = (RuntimeError, AssertionError, ImportError, ValueError, OSError)
     if isinstance(fault, kinds) and OF_A_GPU.search(str(fault)):
         return f"it needs a GPU: {type(fault).__name__}: {line}"[:300]
     if isinstance(fault, RuntimeError) and "size mismatch for" in str(fault):
