@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,15 @@ def fixed() -> ProbeResult:
     )  # fmt: skip
 
 
+def _wait_in_the_library(script: subprocess.Popen[str]) -> None:
+    """Until the script sleeps in the call that never comes back."""
+    assert script.stdout is not None
+    assert script.stdout.readline() == "initialising CUDA\n"
+    until = time.monotonic() + 30
+    while _state(script.pid) != "S" and time.monotonic() < until:
+        time.sleep(0.01)
+
+
 def _alive(pod: Path) -> list[int]:
     """The processes of the import that are still there."""
     pids = [int(pid) for pid in (pod / "pids").read_text("utf-8").split()]
@@ -85,18 +95,16 @@ def _state(pid: int) -> str:
 
 def test_witness(pod: Path) -> None:
     """Ctrl-C ends nothing; SIGKILL ends the script, and its helper lives on. The probe leaves nobody."""
-    script = broken()
-    assert script.stdout is not None
-    assert script.stdout.readline() == "initialising CUDA\n"
-    script.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        script.wait(0.5)
-    assert len(_alive(pod)) == 2
-    script.kill()
-    assert script.wait(10) == -signal.SIGKILL
-    (helper,) = _alive(pod)
-    os.kill(helper, signal.SIGKILL)
-    script.stdout.close()
+    with broken() as script:
+        _wait_in_the_library(script)
+        script.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            script.wait(0.5)
+        assert len(_alive(pod)) == 2
+        script.kill()
+        assert script.wait(10) == -signal.SIGKILL
+        (helper,) = _alive(pod)
+        os.kill(helper, signal.SIGKILL)
     assert fixed().verdict is Verdict.DEADLOCK
     assert len((pod / "pids").read_text("utf-8").splitlines()) == 2, (
         "the probe did not get as far as the import"

@@ -114,14 +114,14 @@ def test_check_rejects(tmp_path: Path) -> None:
 def test_check_rejects_a_model_that_somebody_keeps(
     load: Load, rows: list[dict[str, str]], tmp_path: Path
 ) -> None:
-    """The core's evaluation goes on to no second model, and names the holder."""
+    """The core's evaluation goes on to no second model, and says so."""
     kept: list[Any] = []
 
     def keeping() -> Loaded:
         kept.append(load())
         return kept[-1]
 
-    with pytest.raises(OutOfMemory, match=r"still there: .*a list of 1"):
+    with pytest.raises(OutOfMemory, match="still there: "):
         evaluate(dict.fromkeys(NAMES, keeping), rows, out=tmp_path, max_new_tokens=1)
     assert len(kept) == 1
 

@@ -58,7 +58,7 @@ def runs(
     made = _wrapped(lab_path.base)
     made.save_pretrained(folder / "runs" / "monday")
     encoder = Encoder(tokenizer, format_for(tokenizer, "alpaca"))
-    tuned = learnt(made, list(encoder.rows(rows)), rate=1e-2, steps=15)
+    tuned = learnt(made, list(encoder.rows(rows)), rate=3e-3)
     tuned.save_pretrained(folder / "runs" / "tuesday")
     return folder
 
