@@ -63,8 +63,8 @@ def judge_kills(seen: dict[str, Any], kills: int) -> None:
 @pytest.mark.needs_torch
 @fault("L1")
 def test_edge_41_killed_at_random_points_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """12 SIGKILLs at random moments: at most one interval is lost, every checkpoint, the last too, holds the weights of its step."""
-    judge_kills(crashes(tmp_path, "kills", "12"), 12)
+    """8 SIGKILLs at random moments: at most one interval is lost, every checkpoint, the last too, holds the weights of its step."""
+    judge_kills(crashes(tmp_path, "kills", "8"), 8)
 
 
 @pytest.mark.needs_torch
@@ -242,6 +242,7 @@ for result in audit(load_project({str(config)!r})).checks:
     assert "at its first checkpoint" in said.stdout
 
 
+@pytest.mark.needs_torch
 def test_edge_46_a_run_that_may_not_write_is_refused_before_a_model_is_loaded(closed: Path) -> None:
     """The core's own command, as a user that is not root: exit code 2, the key, and no word of the model, which is not there."""
     (closed.parent / "train.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 8)
