@@ -115,6 +115,21 @@ def test_a_fixture_that_outlives_the_test_is_charged_by_itself(
 
 
 @pytest.mark.usefixtures("gpus")
+def test_a_cache_beside_a_fixture_is_a_cache(
+    inner: Callable[..., pytest.RunResult], pytester: pytest.Pytester
+) -> None:
+    """What the fixture made in the same test is not taken for what holds the growth."""
+    pytester.makepyfile(
+        f"{HEAD}\n@pytest.fixture(scope='module')\ndef model(): return devices()[0].tensor(9 * MIB)\n"
+        "@pytest.mark.gpu_memory(leak='1 MiB')\ndef test_it(model): devices()[0].compile('graph', 5 * MIB)\n"
+        "def test_other(model): pass\n"
+    )
+    result = inner()
+    result.assert_outcomes(passed=2)
+    assert "1 times something grew once" in result.stdout.str()
+
+
+@pytest.mark.usefixtures("gpus")
 def test_a_fixture_that_keeps_what_it_made_is_named(
     inner: Callable[..., pytest.RunResult], pytester: pytest.Pytester
 ) -> None:

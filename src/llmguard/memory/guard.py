@@ -83,6 +83,8 @@ class Guard:
         self._charged: dict[Key, int] = {}
         self._slopes: dict[Key, list[int]] = {}
         self._old: set[int] = set()
+        self._theirs: set[int] = set()
+        self._watching = False
         self._made: dict[str, list[weakref.ref[Any]]] = {}
 
     # around a test
@@ -93,7 +95,8 @@ class Guard:
         self._start = {d.name: read(d, LEVELS if closely else JUDGED) for d in self._devices}
         for name, figures in self._start.items():
             self.first.setdefault(name, figures)
-        self._gone, self._charged, self._slopes, self._made, self._old = [], {}, {}, {}, set()
+        self._gone, self._charged, self._slopes, self._made = [], {}, {}, {}
+        self._old, self._theirs, self._watching = set(), set(), True
         if closely:
             for device in self._devices:
                 device.reset_peak()
@@ -119,6 +122,7 @@ class Guard:
             found += self.outside.judge(self._devices, limit, closely=closely)
         finally:
             self.collector.thaw()
+            self._watching = False
         self._note(found)
         return found
 
@@ -168,9 +172,10 @@ class Guard:
         charge = Charge(name, {key: value - before.get(key, 0) for key, value in now.items()})
         for key, value in charge.taken.items():
             self._charged[key] = self._charged.get(key, 0) + value
-        for device in self._devices:
-            if charge.taken.get((device.name, "allocated"), 0) > limit:
+        for device in self._devices if self._watching else ():
+            if charge.taken.get((device.name, "allocated"), 0) >= device.resolution:
                 charge.made += self._new(device)
+        self._theirs.update(id(each) for each in charge.still_held())
         self.outside.learn(self._devices)
         return charge
 
@@ -230,10 +235,11 @@ class Guard:
         return grown > limit or (grown > 0 and self._slopes.get(key, [0])[-1] > 0)
 
     def _new(self, device: DeviceMemory) -> list[weakref.ref[Any]]:
-        """What was made since the test began and holds bytes of a device."""
+        """What was made since the test began and holds bytes of a device; what a fixture that outlives it made is not among it."""
         if device.name in self._made:
             return self._made[device.name]
-        return [weakref.ref(each) for each in device.objects(new=True) if id(each) not in self._old]
+        known = self._old | self._theirs
+        return [weakref.ref(each) for each in device.objects(new=True) if id(each) not in known]
 
     # a closer look
 
