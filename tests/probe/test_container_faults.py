@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
 
 import pytest
+from support.groups import ENTER, small_group
 from support.hosts import machine, only
 from support.matrix import Matrix, fault
 
@@ -52,17 +52,10 @@ def test_a_container_that_may_use_little_of_the_machine(tmp_path: Path, matrix: 
 @fault("C9")
 def test_a_real_limit_of_a_cgroup_is_read(matrix: Matrix) -> None:
     """A group of our own with 256 MiB: what is read in it is its limit, and its oom_kill counter rises when it is hit."""
-    group = Path("/sys/fs/cgroup/memory/llmguard-test-" + str(os.getpid()))
-    try:
-        group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(256 * MiB))
-    except OSError as why:
-        pytest.skip(f"no control groups of our own here: {why}")
-    try:
+    with small_group(256 * MiB) as group:
         started = time.monotonic()
         code = f"""
-import os
-open({str(group / "cgroup.procs")!r}, "w").write(str(os.getpid()))
+{ENTER.format(procs=str(group / "cgroup.procs"))}
 child = os.fork()
 if child == 0:
     hoard = bytearray(400 * 2**20)
@@ -79,17 +72,6 @@ report([found.memory, found.oom_kills])
         assert told.ok, told
         assert told.payload[0] == 256 * MiB
         assert told.payload[1] >= 1, "the fault did not fire"
-    finally:
-        _until_gone(group)
-
-
-def _until_gone(group: Path) -> None:
-    for _ in range(100):
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        if not group.exists():
-            return
-        time.sleep(0.05)
 
 
 def _group(version: int, **values: int) -> dict[str, str]:

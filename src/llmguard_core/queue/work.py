@@ -17,6 +17,9 @@ from typing import Any
 import psutil
 
 from llmguard.locks import started
+from llmguard.memory.oom import classify_exit
+from llmguard.probe.host import Host
+from llmguard.probe.kernel import oom_kills
 from llmguard_core.queue.jobs import Failed, Interrupted, Job, Work
 
 __all__ = ["end_session", "in_child", "reap", "training", "wait_for_lock"]
@@ -37,11 +40,12 @@ def in_child(command: Callable[[Job], Sequence[str]], *, grace: float = GRACE) -
                 command(job), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         job.note("running", pid=child.pid, started=started(child.pid))
+        before = _oom_kills()
         try:
             asked = _wait(child, job, grace)
         finally:
             _end_session(child)
-        _judge(child.returncode, asked, job)
+        _judge(child.returncode, asked, job, _oom_kills() - before)
 
     return work
 
@@ -135,7 +139,12 @@ def _end_session(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _judge(code: int, asked: bool, job: Job) -> None:
+def _oom_kills() -> int:
+    """Processes that the kernel has ended for want of memory: of this control group, else of the machine."""
+    return max(Host().cgroup().oom_kills, oom_kills())
+
+
+def _judge(code: int, asked: bool, job: Job, kills: int = 0) -> None:
     if code == 0:
         return
     if asked:
@@ -143,7 +152,12 @@ def _judge(code: int, asked: bool, job: Job) -> None:
     with job.log.open("rb") as log:
         log.seek(max(log.seek(0, os.SEEK_END) - TAIL, 0))
         last = log.read().decode("utf-8", "replace").strip()
-    if code == -signal.SIGKILL:
+    kind = classify_exit(code, kills)
+    if kind == "host memory":
+        raise Failed(
+            f"killed for want of host memory, not the GPU's: the kernel ended {kills} processes meanwhile; its log ends: {last}"
+        )
+    if kind == "killed":
         raise Failed(f"killed by SIGKILL, as the kernel does when memory is exhausted; its log ends: {last}")
     told = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     raise Failed(f"{told}; its log ends: {last}")

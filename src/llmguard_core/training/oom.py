@@ -14,7 +14,7 @@ from llmguard.memory.oom import classify, is_oom
 from llmguard_core.errors import OutOfMemory
 from llmguard_core.memory import pick_device
 
-__all__ = ["Failure", "classify", "halving", "is_oom", "one_clear_error"]
+__all__ = ["Failure", "classify", "halving", "is_oom", "one_clear_error", "tried"]
 
 Result = TypeVar("Result")
 
@@ -46,7 +46,7 @@ def halving(
         OutOfMemory: not even 1 fits.
     """
     while True:
-        found, failure = _tried(partial(attempt, size))
+        found, failure = tried(partial(attempt, size))
         if failure is None:
             return cast("Result", found), size
         (release or _release)()
@@ -61,7 +61,7 @@ def one_clear_error(what: str, work: Callable[[], Result]) -> Result:
     Raises:
         OutOfMemory: there was no memory for it; says how much there is.
     """
-    found, failure = _tried(work)
+    found, failure = tried(work)
     if failure is None:
         return cast("Result", found)
     _release()
@@ -71,7 +71,7 @@ def one_clear_error(what: str, work: Callable[[], Result]) -> Result:
     )  # fmt: skip
 
 
-def _tried(work: Callable[[], Result]) -> tuple[Result | None, Failure | None]:
+def tried(work: Callable[[], Result]) -> tuple[Result | None, Failure | None]:
     """The result; or what an out of memory said, when its frames, and all that they held, are let go."""
     try:
         return work(), None

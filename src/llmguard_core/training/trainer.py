@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from llmguard_core.memory import pick_device
 from llmguard_core.training.evidence import room
 from llmguard_core.training.guards import Guards
 from llmguard_core.training.oom import Failure, classify, halving
+from llmguard_core.training.ranks import stop_with_the_others, together
 
 __all__ = ["CoreTrainer", "InPieces", "TokenWeighted", "token_losses"]
 
@@ -43,13 +44,21 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
     """Steps that survive out of memory: the optimizer step is done again in pieces of half as many rows.
 
     The loader, its order, the effective batch and the step counter stay as they were. Runs of several processes cannot do part of
-    a step again without the others: they stop with the numbers instead.
+    a step again without the others: all of them stop, each with who ran out of memory.
     """
 
     piece: int | None = None
     """Rows that go through the model at once; None: the whole micro-batch."""
     _at: int = -1
     _taken: Sequence[Batch] = ()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; a connection that another process' out of memory has cut is told as that."""
+        try:
+            return super().train(*args, **kwargs)
+        except RuntimeError as error:
+            stop_with_the_others(error, self.state.global_step + 1)
+            raise
 
     def rows_in(self, inputs: Mapping[str, Any]) -> int:
         """How many rows a micro-batch has."""
@@ -72,11 +81,14 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
             attempts += 1
             if attempts == 1:
                 return self._pieces(model, inputs, size, *args)
-            self._restart()
-            model.zero_grad()  # a backward that failed half-way has left gradients: all of the step is done again
             return [self._pieces(model, each, size, *args) for each in self._taken][-1]
 
-        loss: torch.Tensor = self._fitting(attempt, inputs)
+        def free() -> None:
+            self._restart()
+            model.zero_grad()  # a backward that failed half-way has left gradients: all of the step is done again
+            self._free()
+
+        loss: torch.Tensor = self._fitting(attempt, inputs, free)
         for guard in self._guards():
             guard.saw(inputs, loss, adds_up=True)
         return loss
@@ -96,16 +108,16 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
             return torch.stack(losses).sum(), None, None
 
         self._keep_judged()
-        return self._fitting(attempt, inputs)
+        return self._fitting(attempt, inputs, self._free)
 
-    def _fitting(self, attempt: Any, inputs: Batch) -> Any:
+    def _fitting(self, attempt: Any, inputs: Batch, free: Callable[[], None]) -> Any:
         """The result of `attempt` with the largest piece that fits, which is kept for all steps to come."""
         rows = self.rows_in(inputs)
         if self.args.world_size > 1:
-            return attempt(rows)
+            return together(lambda: attempt(rows), self._explain_all)
         size = min(self.piece or rows, rows)
         try:
-            result, fitted = halving(attempt, size, release=self._free, explain=self._explain)
+            result, fitted = halving(attempt, size, release=free, explain=self._explain)
         except RuntimeError as error:
             if classify(error) != "poisoned":
                 raise
@@ -141,6 +153,15 @@ class InPieces(Base):  # type: ignore[misc]  # its base is the Trainer that foll
             where=f"step {self.state.global_step + 1}",
             remedy=f"Shorten max_length, switch gradient_checkpointing on, use method: lora or a smaller dtype. {failure.remedy}".strip(),
         )  # fmt: skip
+
+    def _explain_all(self, failure: Failure) -> OutOfMemory:
+        """Of a process that had its whole micro-batch at once."""
+        rows, tokens = self.rows_in(self._taken[-1]) if self._taken else 0, self._longest()
+        return OutOfMemory(
+            f"{rows} rows of {tokens} tokens do not fit. {failure}",
+            where=f"step {self.state.global_step + 1}",
+            remedy=failure.remedy,
+        )
 
     def _longest(self) -> int:
         shapes = [v.shape[1] for each in self._taken for v in each.values() if _has_rows(v, 0) and v.ndim > 1]
