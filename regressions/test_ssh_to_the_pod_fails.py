@@ -22,7 +22,7 @@ from llmguard import remote_host_lets_us_in, require
 from llmguard.errors import CheckFailed
 from llmguard.remote import Remote, address_of
 
-SOON, SECONDS = 0.3, 5.0  # for what never answers, and for what does
+SOON, SECONDS = 0.8, 5.0  # for what never answers, and for what does
 GREETINGS = {"silent": b"", "wrong_banner": b"220 mail.example ESMTP\r\n", "ssh": b"SSH-2.0-OpenSSH_9.6\r\n"}
 Serve = Callable[[str], int]
 
@@ -89,7 +89,7 @@ def test_witness(serve: Serve) -> None:
     ("kind", "said"),
     [
         ("refused", "the port is of an earlier start"),
-        ("silent", "takes the connection and says nothing for 0.3 s"),
+        ("silent", "takes the connection and says nothing for 0.8 s"),
         ("wrong_banner", "another service answers there: '220 mail.example ESMTP'"),
     ],
 )
