@@ -53,6 +53,8 @@ class Turns:
         """Wait for a turn outside of all that measures a test's time; the outermost wrapper of a test."""
         if not _computes(item):
             return (yield)
+        if REFUSED in item.stash:  # run once more, by a plugin that does so
+            del item.stash[REFUSED]
         if refused := self._refused(item):
             item.stash[REFUSED] = refused
             return (yield)
