@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from llmguard.checks.mounts import named_paths_answer
 from llmguard.evidence import Evidence
 from llmguard.evidence.mounts import Mounts
 from llmguard.probe import Verdict, mounts
-from llmguard.probe.mounts import Named, silent_among, where_it_lies
+from llmguard.probe.mounts import PIPE, Named, silent_among, where_it_lies
 from llmguard.project import load_project
 
 TABLE = "1 0 0:1 / / rw - ext4 /dev/a rw\n2 1 0:2 / /mnt/nas rw - nfs4 nas:/vol rw\n3 1 0:3 / /mnt/disk rw - xfs /dev/b rw\n"
@@ -99,6 +100,23 @@ def test_paths_on_local_disks_cost_no_probe(tmp_path: Path, monkeypatch: pytest.
     """Whatever is there, and whatever is not."""
     monkeypatch.setattr("llmguard.probe.mounts.start", None)
     assert silent_among([Named("a", str(tmp_path)), Named("b", "/nowhere/at/all")], 1.0, TABLE) == ()
+
+
+def test_a_pipe_that_somebody_writes_into_answers(tmp_path: Path) -> None:
+    """And what is in it is still there for those who read it; without a writer it is silent, also behind a link."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    named = [Named("[data] train", str(tmp_path / "link"))]
+    (silent,) = silent_among(named, 0.5)
+    assert (silent.name, silent.kind) == (f"{tmp_path / 'link'} (named pipe)", PIPE)
+    both = os.open(pipe, os.O_RDWR)
+    try:
+        os.write(both, b"rows")
+        assert silent_among(named, 20.0) == ()
+        assert os.read(both, 4) == b"rows"
+    finally:
+        os.close(both)
 
 
 @pytest.mark.parametrize(
