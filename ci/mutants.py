@@ -4,6 +4,7 @@ python ci/mutants.py                       every check of the catalogue, the qui
 python ci/mutants.py CHECK_OR_FAMILY...    some of them
 python ci/mutants.py --limit 12            more mutants a check (0: all of them)
 python ci/mutants.py --fresh               forget what earlier runs found out
+python ci/mutants.py --minutes 30          begin no other mutant after so many minutes
 python ci/mutants.py --write               also renew the rows of these checks in docs/mutants.md
 
 Mutants run in copies of the checkout (ci/trees.py), one a worker, never in the checkout itself. Each runs the tests that run its check
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 import tempfile
 import threading
@@ -39,7 +41,7 @@ from trees import Tree  # noqa: E402  # a neighbour, too
 from llmguard.catalogue import CHECKS, Entry  # noqa: E402  # the checkout's own package, installed or not
 
 KNOWN = ROOT / "build" / "mutants.json"
-PATIENCE, SLOWNESS, WORKERS = 45.0, 4.0, 2
+PATIENCE, SLOWNESS, WORKERS = 90.0, 6.0, 2
 """Seconds that a run may take, and so many times what its tests took when nothing was changed."""
 Known = dict[str, list[Any]]
 """By mutant: what became of it, a digest of its tests, and the ids of those that went red."""
@@ -54,6 +56,7 @@ class Job:
     module: Module
     mutation: Mutation | None
     tests: tuple[Test, ...]
+    number: int
     seconds: float
     """How long its tests take while nothing is changed."""
 
@@ -105,17 +108,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--fresh", action="store_true", help="forget earlier outcomes")
     parser.add_argument("--write", action="store_true", help="renew the rows of docs/mutants.md")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no mutant after these")
     told = parser.parse_args(arguments)
+    until = time.monotonic() + 60 * told.minutes
     chosen = chosen_from(told.wanted)
     known: Known = {} if told.fresh or not KNOWN.is_file() else json.loads(KNOWN.read_text("utf-8"))
     with tempfile.TemporaryDirectory(prefix="mutants-") as home:
         trees = [Tree(Path(home, str(number))) for number in range(told.workers)]
         survey = Survey.taken(trees, [entry.name for entry in chosen], fresh=told.fresh)
         jobs = plan(chosen, survey, told.limit)
-        run_all([job for job in jobs if not job.is_known(known)], known, trees)
+        run_all(jobs, known, trees, until)
         jobs += proofs(jobs, survey, known)
-        run_all([job for job in jobs if not job.is_known(known)], known, trees)
-    outcomes = [Outcome(j.check, j.family, j.module, j.mutation, known[j.key][0]) for j in jobs]
+        run_all(jobs, known, trees, math.inf)
+    outcomes = [
+        Outcome(j.check, j.family, j.module, j.mutation, known[j.key][0]) for j in jobs if j.key in known
+    ]
     rows = judged(outcomes, {entry.name: possible(entry) for entry in chosen})
     print(table(rows))
     if told.write:
@@ -142,9 +149,9 @@ def possible(entry: Entry) -> int:
 
 
 def plan(chosen: Sequence[Entry], survey: Survey, limit: int) -> list[Job]:
-    """The mutants of each check; the quickest check first."""
-    by_check = [list(jobs_of(entry, survey, limit)) for entry in chosen]
-    return [job for jobs in sorted(by_check, key=lambda jobs: jobs[0].seconds) for job in jobs]
+    """The mutants of each check: three of each first, then the others; the quickest check first."""
+    jobs = [job for entry in chosen for job in jobs_of(entry, survey, limit)]
+    return sorted(jobs, key=lambda job: (job.number // 3, job.seconds))
 
 
 def proofs(jobs: Sequence[Job], survey: Survey, known: Known) -> Iterator[Job]:
@@ -153,28 +160,29 @@ def proofs(jobs: Sequence[Job], survey: Survey, known: Known) -> Iterator[Job]:
     for job in jobs:
         by_check.setdefault(job.check, []).append(job)
     for check, own in by_check.items():
-        red = {name for job in own for told in known[job.key][2:] for name in told}
+        red = {name for job in own for told in known.get(job.key, [])[2:] for name in told}
         tests = tuple(test for test in survey.of(check) if test.id in red)
         if tests:
-            yield Job(check, own[0].family, own[0].module, None, tests, survey.seconds(tests))
+            yield Job(check, own[0].family, own[0].module, None, tests, 0, survey.seconds(tests))
 
 
 def jobs_of(entry: Entry, survey: Survey, limit: int) -> Iterator[Job]:
     """The mutants of one check."""
     tests = tuple(survey.of(entry.name))
-    for module, mutation in mutations_of(module_of(entry), entry.name, limit):
-        yield Job(entry.name, entry.family, module, mutation, tests, survey.seconds(tests))
+    for number, (module, mutation) in enumerate(mutations_of(module_of(entry), entry.name, limit)):
+        yield Job(entry.name, entry.family, module, mutation, tests, number, survey.seconds(tests))
 
 
-def run_all(jobs: list[Job], known: Known, trees: list[Tree]) -> None:
+def run_all(jobs: list[Job], known: Known, trees: list[Tree], until: float) -> None:
     """Run what is not known yet, one at a time on each copy, and keep each outcome as it comes."""
+    left = sorted((job for job in jobs if not job.is_known(known)), key=lambda job: job.key not in known)
     waiting: SimpleQueue[Job] = SimpleQueue()
-    for job in jobs:
+    for job in left:
         waiting.put(job)
     lock, began, done = threading.Lock(), time.monotonic(), [0]
 
     def work(tree: Tree) -> None:
-        while True:
+        while time.monotonic() < until:
             try:
                 job = waiting.get_nowait()
             except Empty:
@@ -185,7 +193,7 @@ def run_all(jobs: list[Job], known: Known, trees: list[Tree]) -> None:
                 known[job.key] = [became, job.tested_by, red]
                 keep(known)
                 print(
-                    f"{done[0]}/{len(jobs)} {time.monotonic() - began:5.0f} s", line(job, became), flush=True
+                    f"{done[0]}/{len(left)} {time.monotonic() - began:5.0f} s", line(job, became), flush=True
                 )
 
     with ThreadPoolExecutor(len(trees)) as pool:

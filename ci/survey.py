@@ -28,9 +28,8 @@ from llmguard.catalogue import CHECKS
 __all__ = ["Survey", "Test"]
 
 KEPT = ROOT / "build" / "mutants-survey.json"
-ROOMS = ("tests", "regressions")
-BESIDE = ("tests/repo/", "tests/support/")
-"""Tests of the repository itself run no check, and what tests share is surveyed with them."""
+BESIDE = ("tests/repo/", "tests/support/", "tests/edge/")
+"""Tests of the repository itself run no check, what tests share is surveyed with them, and edge cases run everything: too slow here."""
 PATIENCE, OWN, OTHERS = 600.0, 90.0, 12.0
 """Seconds for one test file; of tests for one mutant, of the check's own and with all others."""
 LOCK = threading.Lock()
@@ -65,7 +64,7 @@ class Survey:
         survey = cls() if fresh else cls.kept()
         root = trees[0].root
         wanted = {name: hashlib.sha1((root / name).read_bytes()).hexdigest() for name in files(root, checks)}
-        gone = {n for n in survey.tests if not (root / n).is_file()}
+        gone = {n for n in survey.tests if not is_asked(n) or not (root / n).is_file()}
         survey.forget(gone | {n for n in wanted if survey.digests.get(n) != wanted[n]})
         left: SimpleQueue[str] = SimpleQueue()
         for name in wanted:
@@ -159,11 +158,15 @@ def files(root: Path, checks: Iterable[str]) -> Iterator[str]:
     names = re.compile(rf"\b({'|'.join(checks)}|Audit|audit)\b")
     shared = [f.stem for f in (root / "tests" / "support").glob("*.py") if names.search(f.read_text("utf-8"))]
     told = re.compile(rf"\bsupport(?:\.| import )({'|'.join(shared)})\b") if shared else names
-    for room in ROOMS:
-        for file in sorted((root / room).rglob("test_*.py")):
-            name, text = file.relative_to(root).as_posix(), file.read_text("utf-8")
-            if not name.startswith(BESIDE) and (names.search(text) or told.search(text)):
-                yield name
+    for file in sorted((root / "tests").rglob("test_*.py")):
+        name, text = file.relative_to(root).as_posix(), file.read_text("utf-8")
+        if is_asked(name) and (names.search(text) or told.search(text)):
+            yield name
+
+
+def is_asked(name: str) -> bool:
+    """Whether a file is one that may see a mutant; what regressions see is told by ci/guards.py."""
+    return name.startswith("tests/") and not name.startswith(BESIDE)
 
 
 def instrumented(module: Module, checks: Iterable[str]) -> bytes:
