@@ -286,8 +286,10 @@ CASES = (
             "training_flow::edge_67_it_ends_the_run_where_patience_says_so_and_the_best_is_kept"),
     _case(68, "C", "one marker in every output", "its rate by step; a warning after the warm-up",
           C="training_flow::edge_68_a_marker_in_every_sample_is_an_alarm_after_the_warm_up"),
-    _case(69, "KC", "an accuracy of 0", "empty and unparseable outputs are counted apart from wrong ones",
-          K="training_flow::edge_69_empty_and_unparseable_outputs_are_told_apart_from_wrong_ones",
+    _case(69, "KC", "an accuracy of 0",
+          "empty and unparseable outputs are counted apart from wrong ones",
+          K="training_flow::edge_69_empty_and_unparseable_outputs_are_told_apart_from_wrong_ones "
+            "checks/statistics::edge_69_accuracy_zero_is_taken_apart",
           C="training_flow::edge_69_a_summary_counts_empty_and_unparseable_apart"),
     _case(70, "C", "training that stands still",
           "found by another process within its bound, with the stacks of all threads",
@@ -326,7 +328,8 @@ CASES = (
           K="code::edge_78_nothing_to_divide_by_is_told",
           C="code::edge_78_rates_of_nothing_are_unknown_and_not_zero "
             "code::edge_78_a_summary_of_nothing_has_no_mean "
-            "code::edge_78_rows_without_a_supervised_token_do_no_harm"),
+            "code::edge_78_rows_without_a_supervised_token_do_no_harm "
+            "core/evaluation::edge_78_items_that_cannot_be_judged_are_refused_before_a_model_is_loaded"),
     _case(79, "K", "a recursion without end",
           "bounded, and its cycle named",
           K="code::edge_79_a_recursion_without_end_is_bounded_and_its_cycle_named"),
