@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from llmguard.contract import Yields, check
 from llmguard.control import ENDS, ROLE_WORDS
-from llmguard.findings import Where, error, warning
+from llmguard.findings import Finding, Where, error, warning
 from llmguard.rows import Rows, Turn, as_rows, turns_of
 from llmguard.vocabulary import vocabulary_of
 
@@ -22,15 +24,24 @@ __all__ = [
 ]
 
 
-def _pairs(rows: Rows) -> list[tuple[int, tuple[Turn, ...], tuple[Turn, ...]]]:
-    """(row, chosen turns, rejected turns), prompts included where the row has one."""
-    if not rows.columns.preference:
-        return []
-    both = [
-        (i, turns_of(r, rows.columns, "chosen"), turns_of(r, rows.columns, "rejected"))
-        for i, r in enumerate(rows.records)
-    ]
-    return [(i, c, r) for i, c, r in both if c and r]
+class _Pairs:
+    """(row, chosen turns, rejected turns) of some rows, prompts included where the row has one; made anew each time, and never kept."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self._count: int | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, tuple[Turn, ...], tuple[Turn, ...]]]:
+        columns, count = self.rows.columns, 0
+        for i, record in enumerate(self.rows.records if columns.preference else ()):
+            chosen, rejected = turns_of(record, columns, "chosen"), turns_of(record, columns, "rejected")
+            if chosen and rejected:
+                count += 1
+                yield i, chosen, rejected
+        self._count = count
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self) if self._count is None else self._count
 
 
 def _some(rows: Rows, bad: list[int]) -> Where:
@@ -41,7 +52,7 @@ def _some(rows: Rows, bad: list[int]) -> Where:
 def chosen_differs_from_rejected(rows: Any) -> Yields:
     """In every pair the chosen response is another text than the rejected one (white space and end markers aside)."""
     source = as_rows(rows)
-    pairs = _pairs(source)
+    pairs = _Pairs(source)
     bad = [i for i, c, r in pairs if _words(c[-1].content) == _words(r[-1].content)]
     if bad:
         yield error(
@@ -69,7 +80,7 @@ def _words(text: str) -> str:
 def pairs_share_their_prompt(rows: Any) -> Yields:
     """Where chosen and rejected are whole conversations, they ask the same: every turn before the last is equal."""
     source = as_rows(rows)
-    pairs = _pairs(source)
+    pairs = _Pairs(source)
     bad = [
         i
         for i, c, r in pairs
@@ -91,18 +102,21 @@ def pairs_share_their_prompt(rows: Any) -> Yields:
 def pairs_do_not_repeat_their_prompt(rows: Any) -> Yields:
     """A response does not start with the prompt that it answers (TRL would render the prompt twice), nor with `Human:` and the prompt."""
     source = as_rows(rows)
-    pairs = [(i, c, r) for i, c, r in _pairs(source) if len(c) > 1 and len(c[-2].content.strip()) >= 12]
-    bad = [i for i, c, r in pairs if _starts_with_prompt(c) or _starts_with_prompt(r)]
-    if len(bad) * 10 > len(pairs):
+    asked, bad = 0, list[int]()
+    for i, c, r in _Pairs(source):
+        if len(c) > 1 and len(c[-2].content.strip()) >= 12:
+            asked += 1
+            bad += [i] if _starts_with_prompt(c) or _starts_with_prompt(r) else []
+    if len(bad) * 10 > asked:
         yield error(
             _some(source, bad),
-            what=f"{len(bad):,} of {len(pairs):,} pairs repeat the prompt at the start of a response",
+            what=f"{len(bad):,} of {asked:,} pairs repeat the prompt at the start of a response",
             why="the prompt is rendered twice, and its second copy is trained as part of the answer",
             cause="data in the form prompt + answer, mapped to columns that hold the answer alone",
             remedy="strip the prompt from chosen and rejected",
             evidence={"rows": bad[:5]},
         )
-    return len(pairs)
+    return asked
 
 
 def _starts_with_prompt(turns: tuple[Turn, ...]) -> bool:
@@ -120,7 +134,7 @@ def _unled(text: str) -> str:
 def pairs_differ_within_max_length(rows: Any, tokenizer: Any, max_length: int) -> Yields:
     """Chosen and rejected still differ once both are cut to `max_length`."""
     source = as_rows(rows)
-    pairs = _pairs(source)[:2000]
+    pairs = list(itertools.islice(_Pairs(source), 2000))
     texts = ["\n".join(t.content for t in turns) for _, c, r in pairs for turns in (c, r)]
     ids = tokenizer(texts)["input_ids"] if texts else []
     bad = [
@@ -152,21 +166,17 @@ def chosen_scores_above_rejected(rows: Any) -> Yields:
     The suspicion (a warning): chosen responses are refusals or empty far more often than rejected ones.
     """
     source = as_rows(rows)
-    pairs = _pairs(source)
-    scored = [
-        (i, r["score_chosen"], r["score_rejected"])
-        for i, r in enumerate(source.records)
-        if _number(r.get("score_chosen")) and _number(r.get("score_rejected"))
-    ]
-    bad = [i for i, chosen, rejected in scored if chosen < rejected]
+    pairs = _Pairs(source)
+    scored, bad = 0, list[int]()
+    for i, r in enumerate(source.records):
+        if _number(r.get("score_chosen")) and _number(r.get("score_rejected")):
+            scored += 1
+            bad += [i] if r["score_chosen"] < r["score_rejected"] else []
     if bad:
-        many = len(bad) * 2 > len(scored)
+        many = len(bad) * 2 > scored
         yield (error if many else warning)(
             _some(source, bad),
-            what=(
-                f"{len(bad):,} of {len(scored):,} scored pairs have a lower score for chosen than for "
-                "rejected"
-            ),
+            what=(f"{len(bad):,} of {scored:,} scored pairs have a lower score for chosen than for rejected"),
             why="trained so, the model learns to prefer the worse answer",
             cause="the two columns are swapped" if many else "scores and choice come from different judges",
             remedy="swap the columns" if many else "drop the pairs whose score contradicts the choice",
@@ -181,14 +191,14 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _suspected(rows: Rows, pairs: list[tuple[int, tuple[Turn, ...], tuple[Turn, ...]]]) -> Any:
-    chosen = np.array([_poor(c[-1].content) for _, c, _ in pairs])
-    rejected = np.array([_poor(r[-1].content) for _, _, r in pairs])
+def _suspected(rows: Rows, pairs: _Pairs) -> Iterator[Finding]:
+    poor = np.array([(i, _poor(c[-1].content), _poor(r[-1].content)) for i, c, r in pairs], dtype=np.int64)
+    chosen, rejected = poor[:, 1].astype(bool), poor[:, 2].astype(bool)
     only_chosen, only_rejected = int((chosen & ~rejected).sum()), int((rejected & ~chosen).sum())
     if only_chosen >= 5 and only_chosen > 4 * max(only_rejected, 1):
-        row = pairs[int(np.argmax(chosen & ~rejected))][0]
+        bad = poor[chosen & ~rejected, 0].tolist()
         yield warning(
-            rows.where(row),
+            rows.where(bad[0]),
             what=(
                 f"in {only_chosen:,} of {len(pairs):,} pairs chosen alone is empty, a refusal or a "
                 f"fragment; rejected alone in {only_rejected:,}"
@@ -196,7 +206,7 @@ def _suspected(rows: Rows, pairs: list[tuple[int, tuple[Turn, ...], tuple[Turn, 
             why="if the columns are swapped, the model is trained to prefer the worse answer",
             cause="chosen and rejected were swapped when the data were written",
             remedy="read ten pairs; swap the columns if they are",
-            evidence={"rows": [p[0] for p, b in zip(pairs, chosen & ~rejected, strict=True) if b][:5]},
+            evidence={"rows": bad[:5]},
         )
 
 
@@ -213,7 +223,7 @@ def pair_responses_hold_no_control_tokens(rows: Any, tokenizer: Any) -> Yields:
     source = as_rows(rows)
     vocabulary = vocabulary_of(tokenizer)
     special = {i for i, s in enumerate(vocabulary.special) if s}
-    pairs = _pairs(source)[:500]
+    pairs = list(itertools.islice(_Pairs(source), 500))
     texts = [t[-1].content for _, c, r in pairs for t in (c, r)]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     bad = [pairs[n // 2][0] for n, row in enumerate(ids) if special & set(row)]
