@@ -11,10 +11,10 @@ Lesson: labels[i] is the token at i; who shifts is the model.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
+from support.learning import answer, learnt
 
 from llmguard import labels_are_not_shifted, require
 from llmguard.errors import CheckFailed
@@ -37,25 +37,8 @@ def broken(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
 
 def _answers(model: Any, tokenizer: Any, row: dict[str, str], encoded: dict[str, list[int]]) -> str:
     """What the model says to the prompt after it was trained on this row alone."""
-    import torch
-
-    trained = copy.deepcopy(model).train()
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=2e-3)
-    batch = {name: torch.tensor([values]) for name, values in encoded.items()}
-    for _ in range(30):
-        trained(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    prompt = torch.tensor([tokenizer(row["prompt"])["input_ids"]])
-    with torch.inference_mode():
-        ids = trained.eval().generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=24,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    return str(tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True))
+    trained = learnt(model, [encoded], steps=30)
+    return answer(trained, tokenizer, row["prompt"])
 
 
 def test_witness(tokenizer: Any, model: Any, rows: list[dict[str, str]]) -> None:

@@ -11,10 +11,10 @@ Lesson: one function builds prompts, for training, evaluation and serving.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
+from support.learning import answer, learnt
 
 from llmguard import require, training_starts_with_the_generation_prompt
 from llmguard.errors import CheckFailed
@@ -46,37 +46,13 @@ def encode(tokenizer: Any, row: dict[str, str]) -> dict[str, list[int]]:
 
 def test_witness(tokenizer: Any, model: Any, rows: list[dict[str, str]]) -> None:
     """A model that has learnt all answers gives them to the prompt that it was trained with, and not to the other."""
-    import torch
-
-    trained = copy.deepcopy(model).train()
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=2e-3)
-    for _ in range(40):
-        for row in rows:
-            batch = {name: torch.tensor([values]) for name, values in encode(tokenizer, row).items()}
-            trained(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    trained = learnt(model, [encode(tokenizer, row) for row in rows])
 
     def right(builder: Any) -> int:
-        return sum(_answer(trained, tokenizer, builder(r)) == r["response"] for r in rows)
+        return sum(answer(trained, tokenizer, builder(r)) == r["response"] for r in rows)
 
     assert right(fixed) == len(rows)
     assert right(broken) < len(rows)
-
-
-def _answer(model: Any, tokenizer: Any, prompt: str) -> str:
-    import torch
-
-    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-    with torch.inference_mode():
-        out = model.eval().generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=24,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def _check(tokenizer: Any, rows: list[dict[str, str]], builder: Any) -> Any:
