@@ -6,6 +6,7 @@ All factories run in one process, each after its witness: the same factory calle
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from typing import Any
@@ -253,6 +254,11 @@ def test_what_differs_from_the_run_itself_is_said(results: dict[str, Found]) -> 
     assert "layers_to_transform" in results["adapter"]["notes"]
     assert results["plain"]["notes"] == {}
     assert not llmguard.trainer_survives_a_dry_run(results["plain"])
+
+
+def test_policy_and_reference_are_one_model(results: dict[str, Found]) -> None:
+    """What is loaded twice from one place is the same model: the first loss of a preference run is log 2."""
+    assert results["preference"]["train"]["losses"][0] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_what_cannot_be_judged_here_is_no_failure(results: dict[str, Found]) -> None:

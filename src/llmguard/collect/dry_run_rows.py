@@ -87,7 +87,8 @@ def chosen_rows(dataset: Any, size: int, count: int, tokens: int) -> list[int]:
     first = {form: i for i, (length, form) in reversed(rows.items()) if length <= tokens}
     rare = sorted((i for i in first.values()), key=lambda i: forms[rows[i][1]])[: count // 2]
     picked = list(dict.fromkeys([longest, by_length[0], *(rare if len(first) > 1 else ())]))[: count - 1]
-    shorter = sorted(i for i in by_length[: max(2 * count, len(by_length) // 2)] if i not in picked)
+    most = max(2 * count, len(by_length) // 2)
+    shorter = sorted(i for i in by_length[:most] if i not in picked and rows[i][0] <= rows[longest][0])
     return sorted([*picked, *(shorter[j] for j in spread(len(shorter), count - len(picked)))])
 
 
