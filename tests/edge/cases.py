@@ -164,7 +164,8 @@ CASES = (
     _case(31, "K", "the config file is missing", "an error with the paths tried",
           K="configuration::edge_31_a_missing_config_is_told_with_the_paths_tried"),
     _case(32, "K", "the config cannot be parsed", "an error with line and column",
-          K="configuration::edge_32_a_config_that_cannot_be_parsed_is_told_with_line_and_column"),
+          K="configuration::edge_32_a_config_that_cannot_be_parsed_is_told_with_line_and_column "
+            "configuration::edge_32_pytest_tells_it_as_a_user_starts_it"),
     _case(33, "K", "max_length below the shortest row", "an error with the lengths as they are distributed",
           K="configuration::edge_33_a_max_length_below_every_row_is_told_with_the_lengths"),
     _case(34, "K", "max_length beyond the context or the memory",
@@ -286,8 +287,7 @@ CASES = (
             "training_flow::edge_67_it_ends_the_run_where_patience_says_so_and_the_best_is_kept"),
     _case(68, "C", "one marker in every output", "its rate by step; a warning after the warm-up",
           C="training_flow::edge_68_a_marker_in_every_sample_is_an_alarm_after_the_warm_up"),
-    _case(69, "KC", "an accuracy of 0",
-          "empty and unparseable outputs are counted apart from wrong ones",
+    _case(69, "KC", "an accuracy of 0", "empty and unparseable outputs are counted apart from wrong ones",
           K="training_flow::edge_69_empty_and_unparseable_outputs_are_told_apart_from_wrong_ones "
             "checks/statistics::edge_69_accuracy_zero_is_taken_apart",
           C="training_flow::edge_69_a_summary_counts_empty_and_unparseable_apart"),
@@ -295,48 +295,32 @@ CASES = (
           "found by another process within its bound, with the stacks of all threads",
           C="training_flow::edge_70_a_run_that_stands_still_is_reported_with_all_stacks_and_ended"),
     # Code
-    _case(71, "K", "a name used before it is set",
-          "told by an established analyser, and by a dry run",
+    _case(71, "K", "a name used before it is set", "told by an established analyser, and by a dry run",
           K="code::edge_71_a_name_used_before_it_is_set_is_told_from_the_sources "
             "code::edge_71_a_name_used_before_it_is_set_ends_a_dry_run"),
-    _case(72, "K", "a name that is not defined",
-          "the same",
-          K="code::edge_72_an_undefined_name_is_told_from_the_sources "
-            "code::edge_72_an_undefined_name_in_the_evaluation_ends_a_dry_run"),
-    _case(73, "K", "an attribute that is missing",
-          "the same",
-          K="code::edge_73_a_missing_attribute_is_told_from_the_sources "
-            "code::edge_73_a_missing_attribute_ends_a_dry_run"),
-    _case(74, "K", "a key that is missing",
-          "which row and which key",
+    _case(72, "K", "a name that is not defined", "the same",
+          K="code::edge_72_an_undefined_name_is_told_from_the_sources code::edge_72_an_undefined_name_in_the_evaluation_ends_a_dry_run"),
+    _case(73, "K", "an attribute that is missing", "the same",
+          K="code::edge_73_a_missing_attribute_is_told_from_the_sources code::edge_73_a_missing_attribute_ends_a_dry_run"),
+    _case(74, "K", "a key that is missing", "which row and which key",
           K="code::edge_74_a_missing_key_is_told_with_its_row_and_the_keys_that_are_there"),
     _case(75, "K", "an index out of range",
           "token ids beyond the embedding are named before the device fails",
-          K="code::edge_75_ids_beyond_the_embedding_are_named_before_the_device_fails "
-            "code::edge_75_an_index_out_of_range_ends_a_dry_run"),
-    _case(76, "K", "a value of another type",
-          "told in configs, sources and by a dry run",
-          K="code::edge_76_wrong_types_are_told_from_configs "
-            "code::edge_76_wrong_types_are_told_from_the_sources "
+          K="code::edge_75_ids_beyond_the_embedding_are_named_before_the_device_fails code::edge_75_an_index_out_of_range_ends_a_dry_run"),
+    _case(76, "K", "a value of another type", "told in configs, sources and by a dry run",
+          K="code::edge_76_wrong_types_are_told_from_configs code::edge_76_wrong_types_are_told_from_the_sources "
             "code::edge_76_wrong_types_end_a_dry_run"),
-    _case(77, "K", "a value out of range",
-          "told with the range",
-          K="code::edge_77_values_out_of_range_are_told_with_the_range "
-            "code::edge_77_values_out_of_range_are_told_from_the_sources"),
-    _case(78, "KC", "a division by zero",
-          "rates of nothing are unknown, not zero",
+    _case(77, "K", "a value out of range", "told with the range",
+          K="code::edge_77_values_out_of_range_are_told_with_the_range code::edge_77_values_out_of_range_are_told_from_the_sources"),
+    _case(78, "KC", "a division by zero", "rates of nothing are unknown, not zero",
           K="code::edge_78_nothing_to_divide_by_is_told",
-          C="code::edge_78_rates_of_nothing_are_unknown_and_not_zero "
-            "code::edge_78_a_summary_of_nothing_has_no_mean "
+          C="code::edge_78_rates_of_nothing_are_unknown_and_not_zero code::edge_78_a_summary_of_nothing_has_no_mean "
             "code::edge_78_rows_without_a_supervised_token_do_no_harm "
             "core/evaluation::edge_78_items_that_cannot_be_judged_are_refused_before_a_model_is_loaded"),
-    _case(79, "K", "a recursion without end",
-          "bounded, and its cycle named",
+    _case(79, "K", "a recursion without end", "bounded, and its cycle named",
           K="code::edge_79_a_recursion_without_end_is_bounded_and_its_cycle_named"),
-    _case(80, "K", "memory ends in Python",
-          "limit, peak, and what was being built",
-          K="code::edge_80_a_probe_tells_the_limit_and_the_peak "
-            "code::edge_80_memory_that_ends_in_a_dry_run_is_told_with_the_line"),
+    _case(80, "K", "memory ends in Python", "limit, peak, and what was being built",
+          K="code::edge_80_a_probe_tells_the_limit_and_the_peak code::edge_80_memory_that_ends_in_a_dry_run_is_told_with_the_line"),
 )
 # fmt: on
 """Every edge case; 41 to 80 and 1 to 40 are proved in files of their own categories."""

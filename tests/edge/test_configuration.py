@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +307,32 @@ def test_edge_40_special_ids_are_held_against_both_configs(project: Project, fil
     (told,) = told_of(project, size, *both)
     assert (told.where.file, told.where.key) == (f"base/{file}", "eos_token_id")
     says(told.message, f"eos_token_id {word} is the ordinary token")
+
+
+def test_edge_32_pytest_tells_it_as_a_user_starts_it(project: Project) -> None:
+    """`pytest -m preflight` in the folder: exit code 1, each broken file with its line and column, what is sound stays green."""
+    project.write("train.yaml", f"{HEAD}train: [1, 2\nepochs: 3\n")
+    line, column = parsed("train.yaml", (project.path / "train.yaml").read_text(), yaml.YAMLError)
+    project.write("train.jsonl", '{"prompt": "a", "response": "b"}\n{"prompt": \n')
+    project.project(data='train = "train.jsonl"')
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "preflight",
+        "-k",
+        "readable or has_its_columns",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, cwd=project.path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    says(
+        done.stdout,
+        f"train.yaml:{line}:{column}",
+        "train.jsonl:2:",
+        "1 of 2 lines cannot be read",
+        "2 failed, 1 passed",
+    )
+    assert "Traceback" not in done.stdout
