@@ -66,7 +66,8 @@ class Notes:
         by = f": {growth.holders[0].kind}: {growth.holders[0].path}" if growth.holders else ""
         by = f": {growth.process}" if growth.process else by
         who = f"fixture {growth.fixture} of {item.nodeid}" if growth.fixture else item.nodeid
-        text = f"{who}: {size_text(growth.grown)} of {medium(growth.device)} on {growth.device.name}{by}"
+        kind = level_names["pinned"] if growth.level == "pinned" else medium(growth.device)
+        text = f"{who}: {size_text(growth.grown)} of {kind} on {growth.device.name}{by}"
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
 
     def drifted(self, item: pytest.Item, device: str, drift: Drift) -> None:

@@ -106,12 +106,12 @@ def _what(growth: Growth) -> str:
             f" {growth.process}; {size_text(growth.limit)} are allowed. {_levels(growth)}"
         )
     who = f"fixture {growth.fixture!r}, torn down after this test," if growth.fixture else "the test"
-    level = "" if growth.level == "allocated" else f" ({level_names[growth.level]})"
+    kind = level_names["pinned"] if growth.level == "pinned" else medium(device)
     left, limit = size_text(growth.grown), size_text(growth.limit)
     if left == limit:
         left, limit = f"{growth.grown:,} bytes", f"{growth.limit:,}"
     return (
-        f"{who} left behind {left} of {medium(device)} on {name}{level}; {limit} are allowed."
+        f"{who} left behind {left} of {kind} on {name}; {limit} are allowed."
         f" {_levels(growth)}{_repeats(growth)}"
     )
 
