@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import alive, state_of
 
 from llmguard import require, torch_imports_in_time
 from llmguard.errors import CheckFailed
@@ -77,20 +78,13 @@ def _wait_in_the_library(script: subprocess.Popen[str]) -> None:
     assert script.stdout is not None
     assert script.stdout.readline() == "initialising CUDA\n"
     until = time.monotonic() + 30
-    while _state(script.pid) != "S" and time.monotonic() < until:
+    while state_of(script.pid) != "S" and time.monotonic() < until:
         time.sleep(0.01)
 
 
 def _alive(pod: Path) -> list[int]:
     """The processes of the import that are still there."""
-    pids = [int(pid) for pid in (pod / "pids").read_text("utf-8").split()]
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and _state(pid) != "Z"]
-
-
-def _state(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
-    return "Z"
+    return alive(map(int, (pod / "pids").read_text("utf-8").split()))
 
 
 def test_witness(pod: Path) -> None:

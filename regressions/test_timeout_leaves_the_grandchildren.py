@@ -21,8 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from support.processes import alive
 
 from llmguard import probe
 from llmguard.probe import ProbeResult
@@ -44,6 +44,7 @@ SECONDS = 1.0
 def pids(tmp_path: Path) -> Iterator[Path]:
     """Where the launcher writes its worker's number; a worker that is left at the end is ended."""
     file = tmp_path / "pids"
+    file.touch()
     yield file
     for pid in _alive(file):
         with contextlib.suppress(ProcessLookupError):
@@ -66,12 +67,7 @@ def fixed(pids: Path, how: str = "waits") -> ProbeResult:
 
 def _alive(pids: Path) -> list[int]:
     """The workers that still run."""
-    found = []
-    for pid in map(int, pids.read_text("utf-8").split()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                found.append(pid)
-    return found
+    return alive(map(int, pids.read_text("utf-8").split()))
 
 
 def test_witness(pids: Path) -> None:
