@@ -49,12 +49,12 @@ Known = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """One mutant of one check, and the tests that should see it; without a mutation: tests that saw one, to be green."""
+    """One mutant of one check, and the tests that should see it."""
 
     check: str
     family: str
     module: Module
-    mutation: Mutation | None
+    mutation: Mutation
     tests: tuple[Test, ...]
     number: int
     seconds: float
@@ -62,40 +62,35 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The mutant: its check, the text of its module, its change."""
-        told = self.mutation and (self.mutation.start, self.mutation.stop, self.mutation.after)
-        return hashlib.sha1(repr((self.check, self.module.digest, told)).encode()).hexdigest()
+        """The mutant: its check, the text of that, its change."""
+        told = (self.check, *self.module.identity(self.check, self.mutation))
+        return hashlib.sha1(repr(told).encode()).hexdigest()
 
     @property
     def tested_by(self) -> str:
-        """The text of its tests; of a proof also which they are."""
+        """The text of its tests."""
         files = sorted({test.file for test in self.tests})
-        ids = "" if self.mutation else repr(sorted(test.id for test in self.tests))
-        return hashlib.sha1(b"".join((ROOT / f).read_bytes() for f in files) + ids.encode()).hexdigest()
+        return hashlib.sha1(b"".join((ROOT / f).read_bytes() for f in files)).hexdigest()
 
     def is_known(self, known: Known) -> bool:
         """Whether an earlier run found it out: one that was killed stays so, another is tried again when its tests change."""
         outcome, tested_by, *_ = known.get(self.key, ("", ""))
-        return (self.mutation is not None and outcome in (KILLED, TIMED_OUT)) or tested_by == self.tested_by
+        return outcome in (KILLED, TIMED_OUT) or tested_by == self.tested_by
 
     def run(self, tree: Tree) -> tuple[str, list[str]]:
         """Run its tests on a copy where it stands in the place of the original; what became of it, and which went red."""
-        text = self.module.mutated(self.mutation) if self.mutation else self.module.text
-        with tree.changed(self.module.file, text):
+        with tree.changed(self.module.file, self.module.mutated(self.mutation)):
             ids = [test.id for test in self.tests]
             ended = tree.pytest(ids, "-x", seconds=PATIENCE + SLOWNESS * self.seconds) if ids else None
-        if self.mutation is None:
-            return (KILLED if ended and ended.code == 0 else RED), []
         if ended is None or ended.code == 0:
             return SURVIVED, []
-        return (TIMED_OUT if ended.code is None else KILLED), self.red(ended.said)
+        return (TIMED_OUT if ended.code is None else KILLED), red_of(ids, ended.said)
 
-    def red(self, said: str) -> list[str]:
-        """Which of its tests pytest calls red."""
-        told = [
-            line.partition(" ")[2] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))
-        ]
-        return [test.id for test in self.tests if any(f"{each} ".startswith(f"{test.id} ") for each in told)]
+
+def red_of(ids: Sequence[str], said: str) -> list[str]:
+    """Which of these tests pytest calls red."""
+    told = [line.partition(" ")[2] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return [name for name in ids if any(f"{each} ".startswith(f"{name} ") for each in told)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,9 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         survey = Survey.taken(trees, [entry.name for entry in chosen], fresh=told.fresh)
         jobs = plan(chosen, survey, told.limit)
         run_all(jobs, known, trees, until)
-        jobs += proofs(jobs, survey, known)
-        run_all(jobs, known, trees, math.inf)
-    outcomes = [
+        red = prove(list(killers(jobs, survey, known).values()), known, trees)
+    doubtful = [check for check, tests in killers(jobs, survey, known).items() if red & {t.id for t in tests}]
+    outcomes = [Outcome(e.name, e.family, module_of(e), None, RED) for e in chosen if e.name in doubtful]
+    outcomes += [
         Outcome(j.check, j.family, j.module, j.mutation, known[j.key][0]) for j in jobs if j.key in known
     ]
     rows = judged(outcomes, {entry.name: possible(entry) for entry in chosen})
@@ -154,16 +150,35 @@ def plan(chosen: Sequence[Entry], survey: Survey, limit: int) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.number // 3, job.seconds))
 
 
-def proofs(jobs: Sequence[Job], survey: Survey, known: Known) -> Iterator[Job]:
-    """For each check, the tests that killed a mutant: they must be green together while nothing is changed."""
-    by_check: dict[str, list[Job]] = {}
+def killers(jobs: Sequence[Job], survey: Survey, known: Known) -> dict[str, list[Test]]:
+    """For each check, the tests that killed a mutant of it."""
+    found: dict[str, list[Test]] = {}
     for job in jobs:
-        by_check.setdefault(job.check, []).append(job)
-    for check, own in by_check.items():
-        red = {name for job in own for told in known.get(job.key, [])[2:] for name in told}
-        tests = tuple(test for test in survey.of(check) if test.id in red)
-        if tests:
-            yield Job(check, own[0].family, own[0].module, None, tests, 0, survey.seconds(tests))
+        red = {name for told in known.get(job.key, [])[2:] for name in told}
+        found.setdefault(job.check, []).extend(test for test in job.tests if test.id in red)
+    return found
+
+
+def prove(by_check: Sequence[Sequence[Test]], known: Known, trees: list[Tree]) -> set[str]:
+    """Run the tests that killed mutants once more, together, while nothing is changed; those that are red then prove nothing."""
+    tests = {test.id: test for own in by_check for test in own}
+    digests = {
+        name: hashlib.sha1((ROOT / name).read_bytes()).hexdigest()
+        for name in {t.file for t in tests.values()}
+    }
+    left = [test for test in tests.values() if known.get(f"green {test.id}") != [digests[test.file]]]
+    names = sorted({test.file for test in left})
+
+    def run(number: int) -> set[str]:
+        own = [test.id for test in left if names.index(test.file) % len(trees) == number]
+        ended = trees[number].pytest(own, seconds=PATIENCE * max(1, len(own))) if own else None
+        return set(red_of(own, ended.said) if ended and ended.code in (0, 1) else own)
+
+    with ThreadPoolExecutor(len(trees)) as pool:
+        red = set[str]().union(*pool.map(run, range(len(trees))))
+    known.update({f"green {test.id}": [digests[test.file]] for test in left if test.id not in red})
+    keep(known)
+    return red
 
 
 def jobs_of(entry: Entry, survey: Survey, limit: int) -> Iterator[Job]:
@@ -202,8 +217,8 @@ def run_all(jobs: list[Job], known: Known, trees: list[Tree], until: float) -> N
 
 def line(job: Job, became: str) -> str:
     """A line of progress."""
-    what = " ".join(job.mutation.name.split()) if job.mutation else f"no mutation, {len(job.tests)} tests"
-    return f"{became:9} {job.check} {job.module.file.name}:{job.mutation.line if job.mutation else 0} {what}"
+    what = " ".join(job.mutation.name.split())
+    return f"{became:9} {job.check} {job.module.file.name}:{job.mutation.line} {what}"
 
 
 def keep(known: Known) -> None:

@@ -64,8 +64,28 @@ class Module:
 
     @cached_property
     def digest(self) -> str:
-        """Of the whole text: what was found out about other text says nothing of this one."""
+        """Of the whole text."""
         return hashlib.sha1(self.text).hexdigest()[:16]
+
+    def identity(self, check: str, mutation: Mutation) -> tuple[object, ...]:
+        """What a mutant is: the text of the check with all that it uses of its module, and the change; other lines may come and go."""
+        if check not in self.functions:  # one that is made of what a check borrows
+            return self.digest, (mutation.start, mutation.stop, mutation.after)
+        own = self.belonging(check)
+        used = {n.id for f in own for n in ast.walk(f) if isinstance(n, ast.Name)}
+        numbers = sorted((name, ast.unparse(v)) for name, v in self.constants.items() if name in used)
+        text = "".join(ast.unparse(f) for f in own) + repr(numbers)
+        around = next(
+            (n for n in self.tree.body if n.lineno <= mutation.line <= (n.end_lineno or n.lineno)), None
+        )
+        at = mutation.start - self.starts[around.lineno - 1] if around else 0
+        return (
+            hashlib.sha1(text.encode()).hexdigest(),
+            mutation.function,
+            mutation.operator,
+            mutation.after,
+            at,
+        )
 
     @cached_property
     def constants(self) -> dict[str, ast.expr]:
