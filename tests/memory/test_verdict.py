@@ -98,6 +98,7 @@ def test_a_drift_in_a_part_of_a_session_is_found() -> None:
     """A clean beginning hides nothing; tests between that leave nothing do not either, as long as most leave something."""
     assert first_drift([0] * 500 + [64 * KIB] * 40) == 516
     assert first_drift([64 * KIB, 64 * KIB, 0] * 20) is not None
+    assert first_drift([64 * KIB] * 18 + [0] * 12 + [64 * KIB]) == 31
 
 
 @pytest.mark.parametrize(
@@ -107,11 +108,12 @@ def test_a_drift_in_a_part_of_a_session_is_found() -> None:
         [400 * KIB] + [0] * 500,
         [400 * KIB if n % 10 == 0 else 0 for n in range(500)],
         [2 * KIB * (-1) ** n for n in range(1000)],
+        [4 * KIB, 4 * KIB, 4 * KIB, 400 * KIB, 4 * KIB] * 40,
         [64 * KIB] * (WINDOW - 1),
         [256] * 10_000,
         [64 * KIB] * 15 + [-(15 * 64 * KIB)] + [0] * 500,
     ],
-    ids=["clean", "once", "rarely", "noise", "few", "below-resolution", "given-back"],
+    ids=["clean", "once", "rarely", "noise", "caches-above-noise", "few", "below-resolution", "given-back"],
 )
 def test_what_is_no_drift(growths: list[int]) -> None:
     """Nothing, one cache, caches now and then, noise around zero, too few tests, and what is given back."""

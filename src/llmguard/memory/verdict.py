@@ -17,6 +17,8 @@ STEADY = 0.8
 """A repeat that grows by this part of the first growth, or more, is the same leak again."""
 WINDOW = 20
 """Tests that a drift is read from, at least."""
+LONGEST = 1000
+"""Tests that a drift is read from, at most."""
 BUDGET = 2**20
 """Bytes that a session may drift by, for each device."""
 PART = 0.5
@@ -92,11 +94,9 @@ def drift_of(growths: Sequence[int], resolution: int, budget: int = BUDGET) -> D
     if not growths or growths[-1] < resolution:
         return None
     length = WINDOW
-    while length <= len(growths):
+    while length <= min(len(growths), LONGEST):
         last = growths[-length:]
         typical, grew = int(statistics.median(last)), sum(growth >= resolution for growth in last)
-        if typical < resolution:
-            return None
         if typical * grew >= budget:
             return Drift(sum(last), length, typical)
         length += max(length // 4, 1)
