@@ -367,11 +367,12 @@ def written(folder: Path, size: int, *, encoded: bool = False) -> int:
 
     draw, rows = random.Random(3), 0
     words = [f"{draw.randrange(10**6):x}" for _ in range(20_000)]
+    texts = [" ".join(draw.choices(words, k=800)) for _ in range(200)]
     folder.mkdir()
     with (folder / "train.jsonl").open("w") as file:
         while file.tell() < size:
-            texts = (" ".join(draw.choices(words, k=800)) for _ in range(2))
-            file.write(json.dumps(dict(zip(("prompt", "response"), texts, strict=True))) + "\n")
+            row = {"prompt": f"{rows} {draw.choice(texts)}", "response": draw.choice(texts)}
+            file.write(json.dumps(row) + "\n")
             rows += 1
     (folder / "test.jsonl").write_text('{"prompt": "what is the capital of Peru", "response": "Lima"}\n')
     pipeline = '[pipeline]\nencode = "user:encode"\n' if encoded else ""
