@@ -189,10 +189,10 @@ CHECKS: tuple[Entry, ...] = (
     _entry("adapter", "adapter_changes_the_model", "adapter_effect", tier="sentinel", bugs="wrong_adapter_path", room="adapter_effect"),
     # training
     _entry("training", "trainer_survives_a_dry_run", "dry_run", bugs="total_steps_used_before_it_is_set num_train_epochs_is_none learning_rate_read_as_text", room="dry_run"),
-    _entry("training", "dry_run_loss_is_finite", "dry_run", bugs="nan_gradients_on_one_backend loss_is_nought_where_nothing_is_trained", room="dry_run"),
+    _entry("training", "dry_run_loss_is_finite", "dry_run", bugs="nan_gradients_on_one_backend loss_is_nought_where_nothing_is_trained", room="dry_run_learning"),
     _entry("training", "dry_run_can_resume", "dry_run", room="dry_run"),
-    _entry("training", "one_batch_can_be_overfitted", "dry_run", room="dry_run"),
-    _entry("training", "trained_parameters_change", "dry_run", room="dry_run"),
+    _entry("training", "one_batch_can_be_overfitted", "dry_run", room="dry_run_learning"),
+    _entry("training", "trained_parameters_change", "dry_run", room="dry_run_learning"),
     # checkpoint
     _entry("checkpoint", "checkpoints_are_whole", "checkpoints", bugs="old_checkpoint_resumed_silently half_written_checkpoint_is_resumed"),
     # memory

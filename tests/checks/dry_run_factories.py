@@ -428,8 +428,11 @@ def preference() -> Any:
     settings = DPOConfig(
         output_dir=str(HERE / "out"), max_length=64, beta=0.1, eval_strategy="steps", eval_steps=10
     )
+    policy = AutoModelForCausalLM.from_pretrained(str(HERE / "large"))
+    torch.rand(9)  # the reference is the same model, whatever was drawn in between
     return DPOTrainer(
-        model=str(HERE / "large"),
+        model=policy,
+        ref_model=AutoModelForCausalLM.from_pretrained(str(HERE / "large")),
         args=settings,
         train_dataset=data,
         eval_dataset=data.select(range(6)),

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["CAUSES", "STAGES", "failure_text"]
+from llmguard.errors import EvidenceError
+from llmguard.findings import Where
+
+__all__ = ["CAUSES", "STAGES", "Found", "failure_text", "not_finite", "trained", "where_of"]
+
+Found = Mapping[str, Any]
+"""What `llmguard.collect.dry_run` wrote down (see there)."""
 
 STAGES = {
     "build": "while the trainer was built",
@@ -99,3 +106,28 @@ def _memory(told: Mapping[str, Any]) -> str:
         return ""
     limit, peak = (f"{told[name] / 2**30:.1f} GiB" for name in ("limit", "peak"))
     return f"; the limit of the dry run is {limit}, at most {peak} were resident"
+
+
+def where_of(stage: str, told: Found | None = None) -> Where:
+    """The place of a finding: the user's file and line where a failure has one, and the stage."""
+    told = told or {}
+    return Where(
+        file=told.get("file"), line=told.get("line"), row=told.get("row"), what=f"dry run, stage {stage!r}"
+    )
+
+
+def trained(dry_run: Found) -> Found:
+    """What was seen of the first run.
+
+    Raises:
+        EvidenceError: it did not get as far as one loss.
+    """
+    seen: Found = dry_run.get("train") or {}
+    if not seen.get("losses"):
+        raise EvidenceError("dry_run", "no step was made", told_by="trainer_survives_a_dry_run")
+    return seen
+
+
+def not_finite(values: Sequence[Any]) -> list[int]:
+    """Places of what is no finite number (`"nan"`, `"inf"`)."""
+    return [i for i, v in enumerate(values) if not math.isfinite(float(v))]

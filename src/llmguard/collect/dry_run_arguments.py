@@ -13,9 +13,9 @@ EPOCHS, STEPS = 4, 3
 """What shorter runs are made: two steps must be in it, and a third to go on to."""
 GPU_OPTIMIZERS = ("8bit", "4bit", "paged", "bnb", "apex", "npu", "xla", "galore", "apollo", "lomo")
 SAFE: dict[str, Any] = {
-    "report_to": "none", "push_to_hub": False, "use_cpu": True, "no_cuda": True, "bf16": False, "fp16": False, "tf32": None,
+    "report_to": "none", "push_to_hub": False, "use_cpu": True, "bf16": False, "fp16": False, "tf32": None,
     "bf16_full_eval": False, "fp16_full_eval": False, "torch_compile": False, "torch_compile_backend": None, "torch_compile_mode": None,
-    "deepspeed": None, "fsdp": None, "fsdp_config": None, "parallelism_config": None, "use_liger_kernel": False, "use_vllm": False,
+    "deepspeed": None, "fsdp_config": None, "parallelism_config": None, "use_liger_kernel": False, "use_vllm": False,
     "dataloader_num_workers": 0, "dataloader_persistent_workers": False, "dataloader_prefetch_factor": None,
     "dataloader_pin_memory": False, "dataloader_multiprocessing_context": None, "dataset_num_proc": None, "auto_find_batch_size": False,
     "save_total_limit": None, "disable_tqdm": True, "resume_from_checkpoint": None, "local_rank": -1,
@@ -62,8 +62,8 @@ def rows_of_steps(args: Any, steps: int) -> int:
 
 def _harmless(args: Any) -> dict[str, Any]:
     found = {n: v for n, v in SAFE.items() if hasattr(args, n)}
-    if "fsdp" in found and not isinstance(getattr(type(args), "fsdp", None), (str, type(None))):
-        found["fsdp"] = []
+    if hasattr(args, "fsdp"):
+        found["fsdp"] = getattr(type(args), "fsdp", None)  # none is written in another way in each version
     for name, most in MOST.items():
         if type(getattr(args, name, None)) is int and getattr(args, name) > most:
             found[name] = most

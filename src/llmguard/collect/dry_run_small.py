@@ -138,6 +138,7 @@ LOADING = (
     "device_map", "max_memory", "low_cpu_mem_usage", "quantization_config", "load_in_8bit", "load_in_4bit", "offload_folder",
     "torch_dtype", "dtype", "use_safetensors", "weights_only", "ignore_mismatched_sizes", "state_dict", "variant", "tp_plan",
     "device_mesh", "from_tf", "from_flax", "adapter_kwargs", "_from_auto", "_commit_hash", "use_kernels", "key_mapping", "tp_size",
+    "use_flash_attention_2",
 )  # fmt: skip
 
 
