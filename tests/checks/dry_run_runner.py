@@ -21,6 +21,7 @@ def main(folder: Path, names: list[str], wanted: list[str]) -> None:
     for name in names:
         witness = in_plain_python(name) if name in wanted else {}
         found[name] = {**in_a_dry_run(folder, name), "witness": witness}
+    found["out_of_time"] = in_a_dry_run(folder, "plain", "out_of_time", seconds=0)
     (folder / "results.json").write_text(json.dumps(found), "utf-8")
 
 
@@ -47,13 +48,14 @@ def in_plain_python(name: str) -> dict[str, Any]:
     return {"raised": "", "steps": trainer.state.global_step, "changed": changed, "logged": logged}
 
 
-def in_a_dry_run(folder: Path, name: str) -> dict[str, Any]:
+def in_a_dry_run(folder: Path, factory: str, name: str = "", seconds: float = 60) -> dict[str, Any]:
     from llmguard.collect import dry_run
 
+    name = name or factory
     file, out = folder / f"{name}.toml", folder / "dry" / name
     out.mkdir(parents=True)
-    file.write_text(f'[pipeline]\ntrainer = "factories:{name}"\n', "utf-8")
-    spec = {"project": str(file), "folder": str(folder), "memory": LIMIT, "seconds": 60}
+    file.write_text(f'[pipeline]\ntrainer = "factories:{factory}"\n', "utf-8")
+    spec = {"project": str(file), "folder": str(folder), "memory": LIMIT, "seconds": seconds}
     (out / "spec.json").write_text(json.dumps(spec), "utf-8")
     dry_run.main([str(out / "spec.json"), str(out)])
     return dict(json.loads((out / "dry_run.json").read_text("utf-8")))

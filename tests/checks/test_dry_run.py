@@ -268,6 +268,13 @@ def test_what_cannot_be_judged_here_is_no_failure(results: dict[str, Found]) -> 
         assert results[name]["failed"] == []
 
 
+def test_time_that_is_over_is_no_failure(results: dict[str, Found]) -> None:
+    """A run that has no time left is ended at its next micro-batch, and says nothing about the trainer."""
+    found = results["out_of_time"]
+    assert found["unmeasured"] == "it was not done in time, and was ended in its stage 'train'"
+    assert found["failed"] == found["train"]["losses"] == []
+
+
 def test_a_longer_run_agrees_with_itself(results: dict[str, Found]) -> None:
     """The losses of the resumed second step are those of the first run, to the last digits, under accumulation and dropout too."""
     for name in ("plain", "accumulating", "adapter", "preference"):

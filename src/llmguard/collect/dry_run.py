@@ -115,7 +115,11 @@ class DryRun:
         with contextlib.suppress(Stopped), given(output) as self.given, fetches() as self.fetched:
             self.started = time.monotonic()  # torch and transformers are here
             gc.freeze()  # every train() collects garbage: what libraries brought is none
-            self.given.few.whole, self.watch, self.found["notes"] = whole, Watch(), self.given.notes
+            self.given.few.whole, self.watch, self.found["notes"] = (
+                whole,
+                Watch(until=self.started + self.seconds),
+                self.given.notes,
+            )
             trainer, factory = self._built()
             if trainer is not None:
                 stages(self, trainer, factory)

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmguard.collect.user import is_library, mistake, shown
 
-__all__ = ["IdBeyondEmbedding", "cycle_of", "not_for_a_cpu", "row_of", "told_of"]
+__all__ = ["IdBeyondEmbedding", "TooSlow", "cycle_of", "not_for_a_cpu", "row_of", "told_of"]
 
 OF_A_GPU = re.compile(
     r"CUDA|NVIDIA|flash[ _-]?attn|FlashAttention|flash_attention|bitsandbytes|\btriton\b|unsloth|deepspeed|vllm|liger|apex|xformers"
@@ -33,6 +33,10 @@ class IdBeyondEmbedding(LookupError):
             f"{column} holds the token id {ids[0]}{f' and {len(ids) - 1} more beyond' if len(ids) > 1 else ''} in row {where[0]} of the "
             f"batch at position {where[1]}, and the embedding has {rows} rows"
         )
+
+
+class TooSlow(Exception):
+    """The time of a dry run is over, which is no fault of the user's code."""
 
 
 def told_of(fault: BaseException, folder: Path, stage: str, key: str, limit: int) -> dict[str, Any]:
@@ -58,6 +62,8 @@ def peak() -> int:
 
 def not_for_a_cpu(fault: BaseException) -> str:
     """Why an exception says nothing about the user's code: it speaks of a GPU, or of a model that is not on this machine. Else ""."""
+    if isinstance(fault, TooSlow):
+        return str(fault)
     line = next(iter(str(fault).strip().splitlines()), "")
     chain = list(_chain(fault))
     if any(type(f).__name__ in OFFLINE for f in chain):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmguard.collect.dry_run_faults import IdBeyondEmbedding
+from llmguard.collect.dry_run_faults import IdBeyondEmbedding, TooSlow
 from llmguard.probe import step
 
 __all__ = [
@@ -28,8 +29,12 @@ STEPS = 2
 
 @dataclass
 class Watch:
-    """What was seen of a run. `losses`: of each micro-batch, as the model gave it; `logs`: what the Trainer logged, by step."""
+    """What was seen of a run, which may go on `until` a time of the monotonic clock.
 
+    `losses`: of each micro-batch, as the model gave it; `steps`: the step that each belongs to; `logs`: what the Trainer logged.
+    """
+
+    until: float = math.inf
     stage: str = ""
     began: int = -1
     ended: int = -1
@@ -62,6 +67,8 @@ def watched(trainer: Any, watch: Watch) -> None:
     own, save, evaluate = trainer.training_step, trainer._save_checkpoint, trainer.evaluate
 
     def training_step(model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        if time.monotonic() > watch.until:
+            raise TooSlow(f"it was not done in time, and was ended in its stage {watch.stage!r}")
         look_at_ids(inputs, embedding)
         _keep(watch, inputs)
         step(f"{watch.stage}: micro-batch {len(watch.losses) + 1}")

@@ -20,6 +20,8 @@ __all__ = ["MEMORY", "SECONDS", "provide", "run_of"]
 
 SECONDS = 60.0
 """What a dry run may take, beside the import of torch and transformers."""
+IMPORTS = 3
+"""Imports of the size of torch that come before it: torch, transformers, trl."""
 MEMORY = 8 * 2**30
 """Bytes at most, less where the machine has less."""
 NEEDED = ("torch", "transformers", "accelerate")
@@ -55,7 +57,7 @@ def run_of(evidence: Evidence) -> Run:
         "dry_run",
         ["dry_run"],
         module="llmguard.collect.dry_run",
-        timeout=SECONDS + evidence.project.schema.environment.import_timeout,
+        timeout=SECONDS + IMPORTS * evidence.project.schema.environment.import_timeout,
         spec={"memory": memory, "seconds": SECONDS},
         settings={
             "no_progress": min(deadline, SECONDS),
