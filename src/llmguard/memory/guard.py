@@ -19,7 +19,7 @@ from llmguard.memory.interface import LEVELS, DeviceMemory, Figures, devices, re
 from llmguard.memory.outside import Outside
 from llmguard.memory.verdict import Drift, Kind, Slope, drift_of, is_falling, judge_growth, slope_of
 
-__all__ = ["DEFAULT_LIMIT", "Charge", "Growth", "Guard"]
+__all__ = ["DEFAULT_LIMIT", "Charge", "Growth", "Guard", "bytes_of"]
 
 DEFAULT_LIMIT = 2**19
 """Bytes that a test may leave where nothing else is said: 1 MiB is found at once, less as a drift."""
