@@ -174,3 +174,4 @@ def test_files_that_do_not_parse_break_nothing(tmp_path: Path) -> None:
     for check in ("base_model_is_prompted_plainly", "collator_leaves_masks_alone"):
         assert results[check].outcome.value == "passed"
         assert [f.severity.value for f in results[check].findings] == ["note"]
+        assert results[check].looked_at == 2, "of three files, those that could be read"
