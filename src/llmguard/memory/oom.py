@@ -18,8 +18,6 @@ _POISONED = re.compile(
     re.IGNORECASE,
 )
 """After these the process can do nothing more on that device: every later call fails, `empty_cache` too."""
-_NOT_MEMORY = re.compile(r"out of resources?\b.*shared memory|OutOfResources", re.IGNORECASE | re.DOTALL)
-"""A kernel (Triton's) that wants more shared memory than a multiprocessor has: no smaller batch helps."""
 _BACKEND = r"\b(?:CUDA|HIP|ROCm|XPU|MPS|NPU|HPU|TPU|SYCL|GPU|device)\b"
 _BETWEEN = r"(?:[\s:,'\"(]|\d|\b(?:error|failure|driver|backend|runtime|code|is|ran|has run)\b)*"
 _SAID = (
@@ -34,7 +32,8 @@ _SAID = (
     r"\bstd::bad_alloc\b",
 )
 _MEMORY = re.compile("|".join(f"(?:{text})" for text in _SAID), re.IGNORECASE)
-"""What allocators, libraries and drivers write. "Out of memory" in running prose is nobody's message: see the tests."""
+"""What allocators, libraries and drivers write. "Out of memory" in running prose is nobody's message: see the tests. Nor is Triton's
+"out of resource" among them: a kernel wants more shared memory than a multiprocessor has, and no smaller batch helps."""
 
 
 def classify(error: BaseException) -> Kind:
@@ -74,8 +73,6 @@ def _of(error: BaseException) -> Kind | None:
     at_run_time = isinstance(error, RuntimeError)
     if at_run_time and _POISONED.search(text):
         return "poisoned"
-    if _NOT_MEMORY.search(text) or "OutOfResources" in type(error).__name__:
-        return "other"
     if isinstance(error, (MemoryError, *_torch_types())):
         return "out of memory"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:

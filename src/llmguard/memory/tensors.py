@@ -70,7 +70,7 @@ def storage_of(tensor: Any) -> int:
     try:
         storage = tensor.untyped_storage()
         return int(storage._cdata) if storage.nbytes() and storage.device.type != "meta" else 0
-    except (RuntimeError, NotImplementedError, AttributeError, ReferenceError):
+    except (RuntimeError, AttributeError, ReferenceError):
         return 0
 
 

@@ -19,7 +19,9 @@ from llmguard_core.training.oom import Failure, tried
 __all__ = ["stop_with_the_others", "together"]
 
 Result = TypeVar("Result")
-_LOST = re.compile(r"connection (?:closed|reset|refused)|broken pipe|remote process (?:has )?exited", re.IGNORECASE)
+_LOST = re.compile(
+    r"connection (?:closed|reset|refused)|broken pipe|remote process (?:has )?exited", re.IGNORECASE
+)
 _KEPT: list[Any] = []
 KEY = "llmguard/out of memory"
 REMEDY = (
