@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from support.configs import Folder, of
 
 from llmguard import Finding, Severity
-from llmguard.sources import attributes
+from llmguard.errors import EvidenceError
+from llmguard.sources import as_sources, attributes
 
 pytest.importorskip("mypy")
 CHECK = "attributes_exist"
@@ -24,7 +26,7 @@ def folder(tmp_path: Path) -> Folder:
 def told(folder: Folder, **files: str) -> list[Finding]:
     """What the check says of `train.py` and other files of the project."""
     for name, text in files.items():
-        folder.write(f"{name.replace('__', '/')}.py", text)
+        folder.write(f"{name}.py" if "/" in name else f"{name.replace('__', '/')}.py", text)
     folder.project(config="", environment='sources = ["."]')
     return of(folder.results(["source"])).get(CHECK, [])
 
@@ -75,6 +77,7 @@ def test_attributes_of_ones_own_classes_are_warnings(folder: Folder) -> None:
     "class Bag:\n    def __getattr__(self, name):\n        return name\nBag().anything\n",
     "from transformers import Trainer\nclass Own(Trainer):\n    def f(self):\n        return self.accelerator\n",
     "import sys\nif sys.platform == 'win32':\n    import os\n    os.startfile('x')\n",
+    "import os\nif os.name == 'nt':\n    import msvcrt\n    msvcrt.getch()\n",  # on another system
     "from transformers import TrainingArguments\nTrainingArguments('out').anything\n",  # not seen without running
 ])  # fmt: skip
 def test_what_only_looks_absent(folder: Folder, code: str) -> None:
@@ -82,10 +85,50 @@ def test_what_only_looks_absent(folder: Folder, code: str) -> None:
 
 
 def test_files_of_one_name_are_each_looked_at(folder: Folder) -> None:
-    """mypy refuses two modules of one name: they go into runs of their own."""
-    bad = "import json\njson.laods('1')\n"
-    found = told(folder, a__train=bad, b__train=bad, **{"my-c__train": bad})
+    """mypy refuses two modules of one name; and each script imports what lies beside it, and not its namesake elsewhere."""
+    bad = "import json\nfrom helpers import {0}\njson.laods({0})\n"
+    files = {f"{place}__train": bad.format(place[0]) for place in ("a", "b", "my-c")}
+    beside = {f"{place}__helpers": f"{place[0]} = 1\n" for place in ("a", "b", "my-c")}
+    found = told(folder, **files, **beside)
     assert sorted(str(f.where.file) for f in found) == ["a/train.py", "b/train.py", "my-c/train.py"]
+    assert {f.actual for f in found} == {"laods"}
+
+
+def test_packages_are_looked_at_as_a_whole(folder: Folder) -> None:
+    """What a package takes from its own modules is there, by relative names too; what it does not have is told."""
+    (folder.path / "pkg").mkdir()
+    (folder.path / "pkg/fast.so").write_bytes(b"")
+    package = {
+        "pkg/__init__": "from .load import rows\n",
+        "pkg/load": "def rows():\n    return []\n",
+        "pkg/sub/__init__": "from ..load import rows, lines\n",
+    }
+    found = told(folder, train="from pkg import rows, sub, fast\n", **package)
+    assert [(f.where.file, f.actual) for f in found] == [("pkg/sub/__init__.py", "lines")]
+
+
+def test_a_file_that_mypy_refuses_hides_no_other(folder: Folder) -> None:
+    """One that is named like a module of Python's own, beside one with a mistake."""
+    (found,) = told(folder, typing="import os\n", train="import json\njson.laods('1')\n")
+    assert found.where.file == "train.py"
+
+
+def test_where_mypy_looks_at_nothing_it_is_not_green(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mypy that is broken: skipped, with what it said."""
+    broken = [sys.executable, "-c", "import sys; print('no typeshed'); sys.exit(2)"]
+    monkeypatch.setattr("llmguard.checks.source_attributes.find_mypy", lambda: broken)
+    folder.write("train.py", "x = 1\n")
+    folder.project(config="", environment='sources = ["train.py"]')
+    result: Any = {r.check: r for r in folder.results(["source"]).values()}[CHECK]
+    assert (result.outcome.value, "no typeshed" in result.reason) == ("skipped", True)
+
+
+def test_a_mypy_that_takes_too_long_is_left(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skipped, with the reason; a project of hundreds of files does not make preflight wait."""
+    monkeypatch.setattr(attributes, "_SECONDS", 0.2)
+    slow = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(EvidenceError, match=r"not done with 1 files in 0\.2 s"):
+        list(attributes.absent_attributes(as_sources(folder.write("train.py", "x = 1\n")), slow))
 
 
 def test_the_users_settings_and_folder_are_left_alone(folder: Folder) -> None:

@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmguard.configs.nearest import nearest
+from llmguard.errors import EvidenceError
 from llmguard.sources.read import SourceFile, Sources
 
 __all__ = ["Absent", "absent_attributes", "find_mypy"]
 
-_SECONDS = 120
-_RUNS = 4
-"""Files of the same name go into runs of their own; more than so many of one name are not looked at."""
+_SECONDS, _MOST = 60, 150
+"""What mypy may take; files beyond that number are not looked at: it would take minutes."""
+_RUNS = 6
+"""Folders of scripts, and of packages, that are looked at: the fullest ones."""
+_REFUSALS, _FATAL = 4, 2
+"""How often files are left out that mypy refuses; the exit status with which it does."""
 _LINE = re.compile(r"^(?P<file>.+?):(?P<line>\d+):(?P<column>\d+): error: (?P<text>.*)  \[attr-defined\]$")
 _MODULE = re.compile(r'^Module(?: "(?P<module>[\w.]+)")? has no attribute "(?P<name>\w+)"')
 _OBJECT = re.compile(r'^"(?P<type>[\w.\[\]]+)" has no attribute "(?P<name>\w+)"')
@@ -49,42 +53,75 @@ def find_mypy() -> list[str] | None:
 
 
 def absent_attributes(sources: Sources, mypy: Sequence[str]) -> Iterator[Absent]:
-    """Every attribute of a module or of a class of the sources that is not there, in file order of each run."""
+    """Every attribute of a module or of a class of the sources that is not there, in file order of each run.
+
+    Raises:
+        EvidenceError: mypy looks at none of them, or not in time.
+    """
     everything = _Everything(sources)
     for files in _runs(sources.parsed):
         for place in _told(mypy, files):
-            file = files.get(str(Path(place["file"]).resolve()))
+            file = files.get(place["file"])
             found = everything.confirmed(file, place) if file is not None else None
             if found is not None:
                 yield found
 
 
 def _runs(parsed: Sequence[SourceFile]) -> Iterator[dict[str, SourceFile]]:
-    """Files by path, in runs in which no module name comes twice: mypy refuses those."""
-    runs: list[dict[str, SourceFile]] = []
-    seen: dict[str, int] = {}
-    for file in parsed:
-        name = file.path.parent.name if file.path.stem == "__init__" else file.path.stem
-        at = seen[name] = seen.get(name, -1) + 1
-        runs += [{}] * (at + 1 - len(runs))
-        runs[at] = {**runs[at], str(file.path.resolve()): file}
-    yield from runs[:_RUNS]
+    """Files by the place of their copy, those together that import one another: packages and scripts of one folder."""
+    packages = {file.path.parent for file in parsed if file.path.name == "__init__.py"}
+    runs: dict[Path, dict[str, SourceFile]] = {}
+    for file in parsed[:_MOST]:
+        root = file.path.parent
+        while root in packages and root != root.parent:
+            root = root.parent
+        runs.setdefault(root, {})[str(Path("sources", file.path.relative_to(root)))] = file
+    yield from sorted(runs.values(), key=len, reverse=True)[:_RUNS]
 
 
 def _told(mypy: Sequence[str], files: Mapping[str, SourceFile]) -> Iterator[dict[str, str]]:
-    """What mypy says of these files, everything that is not theirs being anything: packages, and what cannot be found."""
-    with tempfile.TemporaryDirectory(prefix="llmguard-") as empty:
+    """What mypy says of these files, everything that is not theirs being anything: packages, and what cannot be found.
+
+    Files that mypy refuses to look at (one that is named like a module of Python's own, say) are left out.
+    """
+    for _ in range(_REFUSALS):
+        status, lines = _run(mypy, files)
+        if status != _FATAL or not files:
+            yield from (found.groupdict() for line in lines if (found := _LINE.match(line)))
+            return
+        refused = [file for file in files if any(line.startswith(f"{file}:") for line in lines)]
+        files = {place: file for place, file in files.items() if place not in refused}
+        if not refused:
+            break
+    raise EvidenceError("sources", f"mypy does not look at them: {(lines or ['it says nothing'])[0]}")
+
+
+def _run(mypy: Sequence[str], files: Mapping[str, SourceFile]) -> tuple[int, list[str]]:
+    """Exit status and lines of mypy on copies: so it finds no configuration, and nothing that lies beside the files."""
+    with tempfile.TemporaryDirectory(prefix="llmguard-") as folder:
+        for place, file in files.items():
+            copy = Path(folder, place)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.path, copy)
         command = [
             *mypy, "--config-file=", "--cache-dir=/dev/null", "--no-incremental", "--no-site-packages", "--ignore-missing-imports",
             "--follow-imports=silent", "--check-untyped-defs", "--show-column-numbers", "--no-error-summary", "--hide-error-context",
             "--no-color-output", "--no-pretty", "--scripts-are-modules", "--", *files,
         ]  # fmt: skip
-        done = subprocess.run(
-            command, capture_output=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL, cwd=empty
-        )
-    for line in done.stdout.decode("utf-8", "replace").splitlines():
-        if found := _LINE.match(line):
-            yield found.groupdict()
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+            )
+        except subprocess.TimeoutExpired:
+            raise EvidenceError(
+                "sources", f"mypy was not done with {len(files)} files in {_SECONDS} s"
+            ) from None
+    return done.returncode, (done.stdout or done.stderr).decode("utf-8", "replace").splitlines()
 
 
 class _Everything:
@@ -96,6 +133,7 @@ class _Everything:
         self.bases = {_last(base) for node in self.classes.values() for base in node.bases}
         self.spoken_for = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
         self.spoken_for |= {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}  # fmt: skip
+        self.folders = {file.path.parent for file in sources.parsed}
         self.modules = {file.path.stem: file.tree for file in sources.parsed}
 
     def confirmed(self, file: SourceFile, place: Mapping[str, str]) -> Absent | None:
@@ -110,8 +148,10 @@ class _Everything:
             return None
         name = found["name"]
         if module:
+            if _asks_for_the_platform(file.tree):
+                return None
             owner = module["module"] or _module_at(file.tree, line, name)
-            if not owner or _is_module(f"{owner}.{name}"):
+            if not owner or self._lies_beside(name) or _is_module(f"{owner}.{name}"):
                 return None
             return Absent(
                 file.name, line, column, owner, name, True, nearest(name, self._names_in(owner), 0.7)
@@ -120,6 +160,10 @@ class _Everything:
         if owner not in self.classes or owner in self.bases:
             return None
         return Absent(file.name, line, column, owner, name, False, nearest(name, self._names_of(owner), 0.7))
+
+    def _lies_beside(self, name: str) -> bool:
+        """Whether some module or folder of that name lies in a folder of the sources, compiled ones and those not looked at included."""
+        return any((folder / name).is_dir() or any(folder.glob(f"{name}.*")) for folder in self.folders)
 
     def _names_in(self, module: str) -> set[str]:
         tree = self.modules.get(_last(module))
@@ -153,6 +197,12 @@ def _is_handled(tree: ast.Module, line: int) -> bool:
             if any(word in text for word in _HANDLED for text in waits):
                 return True
     return False
+
+
+def _asks_for_the_platform(tree: ast.Module) -> bool:
+    """Whether modules are asked for what they have on one system alone."""
+    asked = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    return bool(asked & {"os.name", "sys.platform", "platform.system"})
 
 
 def _module_at(tree: ast.Module, line: int, name: str) -> str | None:
