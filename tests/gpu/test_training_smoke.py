@@ -18,7 +18,9 @@ pytestmark = [
 RUNS: dict[str, Callable[[], Smoke]] = {
     "tiny-cpu": smoke,
     "tiny-gpu": lambda: in_a_child("cuda", "tiny"),
-    "half-billion-gpu": lambda: in_a_child("cuda", "half-billion", steps=12, batch=8, length=512, rank=16),
+    "half-billion-gpu": lambda: in_a_child(
+        "cuda", "half-billion", steps=12, batch=8, length=512, rank=16, rate=1e-3
+    ),
 }
 
 

@@ -39,8 +39,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Qwen2's, random: the second one as Qwen2.5-0.5B has it."""
-WORDS = 400
-"""Ids that rows are made of: few, so that a loss can only fall."""
+WORDS = 16
+"""Ids that rows are made of: few, the same in every batch, so that they are soon learnt, whatever the model's size."""
+
+FIRST = 16
+"""Beyond the special ones: a row that begins with the pad token is zero in every layer, and its gradient a thousandfold in each."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def smoke(
     batch: int = 4,
     length: int = 64,
     rank: int = 8,
+    rate: float = 5e-3,
 ) -> Smoke:
     """Train an adapter on a random model for some steps, release everything, and tell what was measured."""
     torch = imported("torch")
@@ -86,7 +90,7 @@ def smoke(
     dtype = str(model.dtype).removeprefix("torch.")
     low, high = _estimate(model, batch, length, rank, device)
     with peak_of() as peak:
-        losses = _trained(model, steps, batch, length, rank)
+        losses = _trained(model, steps, batch, length, rank, rate)
     del model
     gc.collect()
     where = torch.cuda.get_device_name(0) if device == "cuda" else device
@@ -107,7 +111,7 @@ def _model(device: str, shape: str) -> Any:
     return model.to(torch.bfloat16) if device == "cuda" else model
 
 
-def _trained(model: Any, steps: int, batch: int, length: int, rank: int) -> list[float]:
+def _trained(model: Any, steps: int, batch: int, length: int, rank: int, rate: float) -> list[float]:
     """Losses of a run of the core on rows of one length; what it saves goes away with its folder."""
     transformers = imported("transformers")
     training, settings = imported("llmguard_core.training"), imported("llmguard_core.settings")
@@ -122,7 +126,7 @@ def _trained(model: Any, steps: int, batch: int, length: int, rank: int) -> list
 
     with tempfile.TemporaryDirectory() as folder:
         told = settings.TrainSettings.model_validate({
-            "output_dir": folder, "method": "lora", "learning_rate": 5e-3, "batch_size": batch, "max_steps": steps,
+            "output_dir": folder, "method": "lora", "learning_rate": rate, "batch_size": batch, "max_steps": steps,
             "logging_steps": 1, "warmup_ratio": 0.0,
         })  # fmt: skip
         lora = settings.LoraSettings(rank=rank, dropout=0.0)
@@ -136,7 +140,7 @@ def _rows(count: int, length: int) -> list[dict[str, list[int]]]:
     """Rows of few ids, each with its neighbour after it: soon learnt."""
     found = []
     for number in range(count):
-        ids = [(number + place) % WORDS for place in range(length)]
+        ids = [FIRST + (number + place) % WORDS for place in range(length)]
         found.append({"input_ids": ids, "labels": list(ids), "attention_mask": [1] * length})
     return found
 
