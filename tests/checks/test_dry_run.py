@@ -18,7 +18,7 @@ import llmguard
 from llmguard.errors import EvidenceError, MissingEvidence
 from llmguard.findings import Finding
 
-pytestmark = pytest.mark.needs_torch
+pytestmark = [pytest.mark.needs_torch, pytest.mark.timeout(600)]  # half a minute where nothing else runs
 Found = dict[str, Any]
 
 RAISES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
@@ -106,7 +106,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
