@@ -26,6 +26,8 @@ SOME: dict[str, tuple[str, str, str, Any]] = {
     "sarif": ("cli.sarif", "ini.sarif", "", None),
     "bugs": ("cli", "ini", "", None),
     "gpu": ("", "true", "", False),
+    "gpu_leaks": ("", "true", "", False),
+    "gpu_leaks": ("", "true", "", False),
     "budget": ("4GiB", "2GiB", "", None),
 }
 """Option -> a value on the command line, in the ini file, in the marker; its constant."""
