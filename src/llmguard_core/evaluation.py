@@ -260,16 +260,23 @@ def _alone(load: Load, use: Callable[[Any], None]) -> None:
 
 def _refuse_a_second(before: WeakSet[Any], model: Any) -> None:
     """A function that loads a model may have loaded another one beside it."""
+    parts = set(map(id, model.modules()))
     new = [each for each in resident_models() if not any(one in before for one in each.models)]
-    second = [each for each in new if model not in each.models and each.size >= SMALL * new[0].size]
-    if second:
-        told = explain([each.models[0] for each in second], limit=NAMED)
-        raise OutOfMemory(
-            f"{len(second) + 1} models became resident, one may: beside {type(model).__name__} there is "
-            f"{', '.join(map(str, second))}, held by {'; '.join(map(str, told))}",
-            where="memory",
-            remedy="Load each model in a function of its own, and give evaluate all of them: they take turns.",
-        )
+    second = [
+        each
+        for each in new
+        if not any(id(one) in parts for one in each.models) and each.size >= SMALL * new[0].size
+    ]
+    if not second:
+        return
+    named, held = ", ".join(map(str, second)), [each.models[0] for each in second]
+    del new, second  # they would be the holders
+    raise OutOfMemory(
+        f"{len(held) + 1} models became resident, one may: beside {type(model).__name__} there is {named}, "
+        f"held by {'; '.join(map(str, explain(held, limit=NAMED)))}",
+        where="memory",
+        remedy="Load each model in a function of its own, and give evaluate all of them: they take turns.",
+    )
 
 
 def _warn_of_residents() -> None:
@@ -277,7 +284,9 @@ def _warn_of_residents() -> None:
     others = [
         each for each in resident_models() if each.size >= WORTH * Device(torch.device(each.device)).total()
     ]
-    for holder in explain([each.models[0] for each in others], limit=NAMED) if others else ():
+    held = [each.models[0] for each in others]
+    del others  # they would be the holders
+    for holder in explain(held, limit=NAMED) if held else ():
         _log.warning("a model is resident beside those that are evaluated: %s; release it before", holder)
 
 

@@ -129,6 +129,19 @@ def test_a_loader_that_makes_two_models_is_refused_with_the_second_ones_holder(t
     assert not (tmp_path / "base.jsonl").read_text()
 
 
+def test_a_model_with_an_adapter_is_one(tmp_path: Path) -> None:
+    """The wrapper, the tuner and the base are parts of each other."""
+    from peft import LoraConfig, get_peft_model
+
+    def load() -> Any:
+        loaded = loader(1)()
+        loaded.model = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["q_proj"]))
+        return loaded
+
+    (done,) = evaluate({"tuned": load}, ITEMS, out=tmp_path, max_new_tokens=2)
+    assert done.summary["items"] == 1
+
+
 def test_weights_that_a_loader_keeps_are_told_before_the_next_model(tmp_path: Path) -> None:
     """A state dict holds all of the memory, and nothing of the model."""
 

@@ -88,7 +88,7 @@ def _wholes() -> list[Any]:
 
 
 def _has_config(module: Any) -> bool:
-    return module.__dict__.get("config") is not None or "peft_config" in module.__dict__
+    return module.__dict__.get("config") is not None or type(module).__module__.startswith("peft.peft_model")
 
 
 def _modules() -> list[Any]:
