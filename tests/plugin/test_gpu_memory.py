@@ -101,15 +101,17 @@ def test_memory_of_a_fixture_is_not_the_tests(
 def test_a_fixture_that_outlives_the_test_is_charged_by_itself(
     inner: Callable[..., pytest.RunResult], pytester: pytest.Pytester, scope: str
 ) -> None:
-    """Its model is no leak of the first test; what it gives back hides no leak of the last."""
+    """Its model is not counted to the first test; what it gives back hides no leak of the last."""
     pytester.makepyfile(
         f"{HEAD}\n@pytest.fixture(scope={scope!r})\ndef model():\n    yield devices()[0].tensor(9 * MIB)\n"
         "@pytest.mark.gpu_memory(leak=0)\nclass TestIt:\n"
-        "    def test_first(self, model): pass\n"
+        "    def test_first(self, model): take(3 * MIB)\n"
+        "    def test_next(self, model): pass\n"
         "    def test_last(self, model): take(2 * MIB)\n"
     )
     result = inner()
-    result.assert_outcomes(passed=2, errors=1)
+    result.assert_outcomes(passed=3, errors=2)
+    assert "TestIt.test_first: the test left behind 3.0 MiB" in result.stdout.str()
     assert "TestIt.test_last: the test left behind 2.0 MiB" in result.stdout.str()
     assert "fixtures that were torn down with it gave back 9.0 MiB" in result.stdout.str()
 
@@ -191,8 +193,10 @@ def test_what_fixtures_gather_while_a_test_is_repeated_is_no_leak(
     pytester.makepyfile(
         f"{HEAD}\n@pytest.fixture\ndef log(): return []\n@pytest.mark.gpu_memory(leak='1 MiB', repeat=2)\n"
         "def test_it(log): log.append(devices()[0].tensor(3 * MIB))\n"
+        "@pytest.mark.gpu_memory(leak='1 MiB', repeat=2)\n"
+        "def test_with_a_cache(log): log.append(devices()[0].tensor(3 * MIB)); KEPT or take(2 * MIB)\n"
     )
-    inner().assert_outcomes(passed=1)
+    inner().assert_outcomes(passed=2)
 
 
 @pytest.mark.parametrize(
