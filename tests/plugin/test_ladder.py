@@ -27,7 +27,6 @@ SOME: dict[str, tuple[str, str, str, Any]] = {
     "bugs": ("cli", "ini", "", None),
     "gpu": ("", "true", "", False),
     "gpu_leaks": ("", "true", "", False),
-    "gpu_leaks": ("", "true", "", False),
     "budget": ("4GiB", "2GiB", "", None),
 }
 """Option -> a value on the command line, in the ini file, in the marker; its constant."""
