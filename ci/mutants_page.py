@@ -19,6 +19,8 @@ __all__ = ["EXCUSED", "KILLED", "RED", "SURVIVED", "TIMED_OUT", "Outcome", "Row"
 EQUIVALENT, PAGE = ROOT / "ci" / "mutants.json", ROOT / "docs" / "mutants.md"
 KILLED, TIMED_OUT, SURVIVED, EXCUSED = "killed", "timed out", "survived", "equivalent"
 RED = "red without it"
+FEWEST = 3
+"""A check of which fewer were run counts as not run yet."""
 HEAD = (
     "| family | check | mutants | of | killed | by timeout | equivalent | survivors |",
     "|---|---|--:|--:|--:|--:|--:|---|",
@@ -101,7 +103,7 @@ def judged(outcomes: Sequence[Outcome], possible: Mapping[str, int]) -> list[Row
         told = "; ".join(one.told for one in left)
         family = next(one.family for one in outcomes if one.check == check)
         rows.append(Row(family, check, len(own), possible[check], killed, ended, same, told))
-    return sorted(rows, key=_order)
+    return sorted((row for row in rows if row.mutants >= FEWEST), key=_order)
 
 
 def _order(row: Row) -> tuple[int, int]:
@@ -145,7 +147,7 @@ def sums(rows: Sequence[Row]) -> Iterator[str]:
     }
     alive = sum(row.mutants - row.killed - row.timed_out - row.equivalent for row in rows)
     yield (
-        f"Last run {date.today().isoformat()}: {len(rows)} checks, {count['mutants']} mutants, {count['killed']} killed by a red test, "
+        f"Last written {date.today().isoformat()}: {len(rows)} checks, {count['mutants']} mutants, {count['killed']} killed by a red test, "
         f"{count['timed_out']} by their time, {count['equivalent']} equivalent, {alive} survivors.\n"
     )
     by_family = {f: [row for row in rows if row.family == f] for f in FAMILIES}
