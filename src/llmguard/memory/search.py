@@ -71,7 +71,7 @@ class Search:
         lift: Callable[[Any], Iterable[Any]] = lambda _: (),
     ) -> None:
         self.until, self.objects, self.more, self.lift = time.thread_time() + seconds, objects, more, lift
-        self.running = running_variables()
+        self.running, self._frames = running_variables(), {id(frame) for frame in _stacks()}
         self._own: list[
             Any
         ] = []  # kept as long as we look: an id that is free again could become somebody else's
@@ -153,8 +153,8 @@ class Search:
 
     def _is_own(self, referrer: Any) -> bool:
         kind = type(referrer)
-        if kind is FrameType:
-            return _is_own(referrer)
+        if kind is FrameType:  # one that runs (seen here before Python 3.11) has been asked for its variables
+            return id(referrer) in self._frames or _is_own(referrer)
         return kind is _Node or kind is Search or id(referrer) in self._ids or kind.__name__ in _ITERATORS
 
     def _keep(self, *own: Any) -> None:
@@ -177,10 +177,8 @@ def is_namespace(found: Any) -> bool:
 
 
 def is_root(found: Any) -> bool:
-    """Whether nobody has to ask further: a module, a class, a variable of a running function, what pytest keeps for the session."""
+    """Whether nobody has to ask further: a module, a class, what pytest keeps for the session."""
     kind = type(found)
-    if kind is FrameType:
-        return id(found) in {id(frame) for frame in _stacks()}
     if kind.__name__ in TERMINAL or kind.__name__ == "Function":
         return kind.__module__.startswith("_pytest.")
     return is_namespace(found) or issubclass(kind, (ModuleType, type))
