@@ -16,12 +16,12 @@ from support.tiny import byte_level, chat
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmguard.errors import UsageError
+from llmguard.locks import locked
 from llmguard_core import evaluation, loading
 from llmguard_core.compare import compare
 from llmguard_core.errors import CoreError, DataRefused, OutOfMemory
 from llmguard_core.evaluation import evaluate, items_of
 from llmguard_core.fewshot import POOL, STOP, Example, FewShot
-from llmguard.locks import locked
 from llmguard_core.settings import ModelSettings
 
 ITEMS = [

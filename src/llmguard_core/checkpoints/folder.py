@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmguard_core.errors import CheckpointError
 from llmguard.locks import Held, locked
+from llmguard_core.errors import CheckpointError
 
 __all__ = [
     "MANIFEST",

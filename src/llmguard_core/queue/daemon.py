@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from llmguard_core.errors import QueueError
 from llmguard.locks import Held, locked
+from llmguard_core.errors import QueueError
 from llmguard_core.queue.jobs import Entry, Failed, Interrupted, Job, Queue, Work
 from llmguard_core.queue.work import end_session, reap, wait_for_lock
 
