@@ -177,7 +177,9 @@ def test_a_slow_import_is_a_warning(tmp_path: Path) -> None:
         (tmp_path / "library" / "torch" / f"part_{number}.py").touch()
     found = _only(torch_imports_in_time(Environment(folder, import_timeout=0.8, environ=environ)))
     assert found.severity is Severity.WARNING
-    assert re.search(r"importing torch took [1-9] s for 1", found.message), "more on a machine with other work"
+    assert re.search(r"importing torch took [1-9] s for 1", found.message), (
+        "more on a machine with other work"
+    )
 
 
 def test_a_process_left_alive_is_a_warning(tmp_path: Path) -> None:
