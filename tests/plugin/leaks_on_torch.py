@@ -88,6 +88,23 @@ def test_h4_test_that_fills_a_session_fixture(model):
     model["cache"].append(tensor(2 * MIB))
 
 
+@pytest.fixture(scope="session")
+def layer():
+    return torch.nn.Linear(1024, 1024)
+
+
+@pytest.mark.parametrize("time", range(2))
+def test_h4_gradients_of_a_session_fixture(layer, time):
+    layer(torch.ones(2, 1024)).sum().backward()
+
+
+def test_h4_gradients_that_are_kept_elsewhere(layer):
+    KEPT.append(layer.weight.grad)
+    layer.zero_grad()
+    layer(torch.ones(2, 1024)).sum().backward()
+    KEPT.append(layer.weight.grad.clone())
+
+
 @pytest.mark.parametrize("argument", [tensor(16 * MIB)])
 def test_h5_argument(argument):
     assert argument is not None

@@ -223,6 +223,18 @@ def test_the_first_test_of_a_session_fixture_is_not_to_blame(
     matrix.saw("charged to the fixture, the test not flagged")
 
 
+@fault("H4")
+def test_gradients_of_a_session_fixture_are_not_the_tests(heap: Session, matrix: Matrix) -> None:
+    """One for each parameter, made by the first test that trains it; a copy that a test keeps beside it is the test's."""
+    first, again = (f"test_h4_gradients_of_a_session_fixture[{time}]" for time in range(2))
+    assert heap.held(first, "cpu") >= 4 * MIB
+    assert heap.held(again, "cpu") < 256 * KIB
+    assert not heap.told(first)
+    assert not heap.told(again)
+    assert "module variable `KEPT`" in heap.told("test_h4_gradients_that_are_kept_elsewhere")
+    matrix.saw("the gradients not flagged, a copy of them found")
+
+
 @fault("H5")
 def test_arguments_of_parametrize_are_attributed(fakes: Session, heap: Session, matrix: Matrix) -> None:
     """They live as long as the session: said once, in the summary, and no test is blamed."""

@@ -17,6 +17,7 @@ from llmguard.memory.children import count_of_children
 from llmguard.memory.collector import Collector
 from llmguard.memory.interface import LEVELS, DeviceMemory, Figures, devices, read
 from llmguard.memory.outside import Outside
+from llmguard.memory.tensors import gradients_of_others, is_tensor, size_of
 from llmguard.memory.verdict import Drift, Kind, Slope, drift_of, is_falling, judge_growth, slope_of
 
 __all__ = ["DEFAULT_LIMIT", "Charge", "Growth", "Guard", "bytes_of"]
@@ -249,11 +250,10 @@ class Guard:
         self.collector.collect_all()
         readings = self._readings(key, limit)
         alive = [each for ref in refs if (each := ref()) is not None]
-        grown, owned, falling = (
-            readings[-1],
-            sum(map(bytes_of, alive)),
-            is_falling(readings, device.resolution),
-        )
+        theirs = gradients_of_others(alive)  # one for each parameter of a longer-lived model: no second one follows
+        alive = [each for each in alive if not any(each is one for one in theirs)]
+        grown = readings[-1] - sum(map(bytes_of, theirs))
+        owned, falling = sum(map(bytes_of, alive)), is_falling(readings, device.resolution)
         slope = self._slope(key, limit, device.resolution, grown)
         kind = judge_growth(grown, limit, owned=owned, slope=slope, falling=falling)
         fixture, held = self._fixture(limit) if kind in (Kind.LEAK, Kind.ONCE) else ("", [])
@@ -307,8 +307,6 @@ def is_pinned(found: Any) -> bool:
 
 def bytes_of(found: Any) -> int:
     """Bytes that an object holds on its device."""
-    from llmguard.memory.tensors import is_tensor, size_of
-
     return size_of(found) if is_tensor(found) else int(getattr(found, "nbytes", 0))
 
 

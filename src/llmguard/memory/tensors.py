@@ -13,7 +13,7 @@ from typing import Any
 
 from llmguard.memory.search import thawed
 
-__all__ = ["Graphs", "is_tensor", "live_tensors", "size_of", "storage_of"]
+__all__ = ["Graphs", "gradients_of_others", "is_tensor", "live_tensors", "size_of", "storage_of"]
 
 NODES = 20_000
 """Nodes of autograd graphs that are looked at."""
@@ -36,6 +36,21 @@ def live_tensors(device: str | None = None, *, frozen: bool = False) -> list[Any
             seen.add(storage)
             told.append(each)
     return told
+
+
+def gradients_of_others(found: Iterable[Any]) -> list[Any]:
+    """Those tensors that are gradients of tensors which are not among them.
+
+    A model that was there before has one for each parameter, however often it is trained.
+    """
+    found = list(found)
+    own = {storage_of(each) for each in found}
+    theirs: set[int] = set()
+    for each in _visible():
+        with suppress(RuntimeError, AttributeError, ReferenceError):
+            if each.is_leaf and each.grad is not None and storage_of(each) not in own:
+                theirs.add(storage_of(each.grad))
+    return [each for each in found if storage_of(each) in theirs - {0}]
 
 
 class Graphs:
