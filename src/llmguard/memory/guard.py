@@ -250,7 +250,7 @@ class Guard:
         self.collector.collect_all()
         readings = self._readings(key, limit)
         alive = [each for ref in refs if (each := ref()) is not None]
-        theirs = gradients_of_others(alive)  # one for each parameter of a longer-lived model: no second one follows
+        theirs = gradients_of_others(alive)  # a parameter has one: no second one follows
         alive = [each for each in alive if not any(each is one for one in theirs)]
         grown = readings[-1] - sum(map(bytes_of, theirs))
         owned, falling = sum(map(bytes_of, alive)), is_falling(readings, device.resolution)
