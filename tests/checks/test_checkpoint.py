@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from support.weights import adapter, write
 
 from llmguard.auditing import Audit
 from llmguard.checks.checkpoint import checkpoints_are_whole
-from llmguard.evidence.checkpoints import Checkpoints, read_checkpoint
+from llmguard.evidence.checkpoints import Checkpoint, Checkpoints, read_checkpoint
+from llmguard.evidence.saved import Old
 from llmguard.findings import Findings
 from llmguard.project import load_project
 
@@ -101,3 +103,52 @@ def test_folders_of_the_project_and_of_its_configs_are_looked_at_once(tmp_path: 
     audit = Audit(load_project(tmp_path, environ={}))
     result = audit.run(audit.registry.get("checkpoints_are_whole"))
     assert (result.outcome.value, result.looked_at) == ("passed", 2)
+
+
+def of(step: int, **state: Any) -> Checkpoint:
+    """What was read of a checkpoint."""
+    return Checkpoint(f"checkpoint-{step}", step, **state)
+
+
+def test_a_broken_checkpoint_is_told_with_what_to_go_on_from() -> None:
+    """An empty folder and one with problems, each by itself; an error where a config resumes and it is the newest."""
+    empty, torn, whole = of(2, empty=True), of(6, problems=["model.safetensors: is cut off"]), of(4)
+    found = checkpoints_are_whole(Checkpoints([empty, whole, torn], resumed=True))
+    assert [(f.where.file, f.severity.value) for f in found] == [
+        ("checkpoint-2", "warning"),
+        ("checkpoint-6", "error"),
+    ]
+    assert "the folder is empty: this checkpoint cannot be resumed from" in found[0].message
+    assert "model.safetensors: is cut off: this checkpoint" in found[1].message
+    assert all(
+        f.remedy == "remove this folder and go on from checkpoint-4, the newest that is whole" for f in found
+    )
+    assert found.looked_at == 3
+    newer = checkpoints_are_whole(Checkpoints([torn, of(8)], resumed=True))
+    assert [f.severity.value for f in newer] == ["warning"]
+    (none,) = checkpoints_are_whole(Checkpoints([empty]))
+    assert none.severity.value == "warning"
+    assert "none is whole" in none.remedy
+
+
+def test_many_problems_are_counted_and_five_are_told() -> None:
+    """Whoever has six shards missing reads five names and how many more."""
+    problems = [f"model-{n}.safetensors: is not there" for n in range(6)]
+    five, six = (
+        checkpoints_are_whole(Checkpoints([of(2, problems=problems[:n])]))[0].message for n in (5, 6)
+    )
+    assert "model-4.safetensors: is not there: this checkpoint" in five
+    assert "model-4.safetensors: is not there; and 1 more: this checkpoint" in six
+    assert "model-5" not in six
+
+
+def test_an_old_format_that_is_still_loaded_is_a_note() -> None:
+    """A pickle of last year is loaded as it is; weights of Flax are not, and are a warning. Neither makes a checkpoint broken."""
+    pickle = Old("pytorch_model*.bin", "a pickle", "save it again", loads=True)
+    flax = Old("flax_model*.msgpack", "weights of Flax", "with transformers 4")
+    old = of(2, old=[("pytorch_model.bin", pickle), ("flax_model.msgpack", flax)])
+    note, warning = checkpoints_are_whole(Checkpoints([old], resumed=True))
+    assert (note.severity.value, note.where.file) == ("note", "checkpoint-2/pytorch_model.bin")
+    assert note.remedy == "convert it where you trust it: save it again"
+    assert (warning.severity.value, warning.where.file) == ("warning", "checkpoint-2/flax_model.msgpack")
+    assert "an old format: weights of Flax" in warning.message
