@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-import llmguard
+from llmguard.checks.dry_run import dry_run_can_resume, trainer_survives_a_dry_run
+from llmguard.checks.dry_run_learning import (
+    dry_run_loss_is_finite,
+    one_batch_can_be_overfitted,
+    trained_parameters_change,
+)
 from llmguard.errors import EvidenceError, MissingEvidence
 from llmguard.findings import Finding, Findings
 
@@ -48,11 +53,11 @@ HUNG = {
     "own": {"file": "train.py", "line": 9, "function": "on_step_end"},
 }
 CHECKS = (
-    llmguard.trainer_survives_a_dry_run,
-    llmguard.dry_run_loss_is_finite,
-    llmguard.dry_run_can_resume,
-    llmguard.one_batch_can_be_overfitted,
-    llmguard.trained_parameters_change,
+    trainer_survives_a_dry_run,
+    dry_run_loss_is_finite,
+    dry_run_can_resume,
+    one_batch_can_be_overfitted,
+    trained_parameters_change,
 )
 
 
@@ -104,7 +109,7 @@ def test_a_sound_run_passes_each_check(check: Any) -> None:
 
 def test_a_failure_is_told_with_row_key_and_line() -> None:
     """Who reads it finds the line, the row of the data and what the row has instead."""
-    found = llmguard.trainer_survives_a_dry_run(record(failed=[KEY], stages={"build": 0.1}))
+    found = trainer_survives_a_dry_run(record(failed=[KEY], stages={"build": 0.1}))
     told = one(
         found,
         "error",
@@ -121,13 +126,13 @@ def test_a_failure_is_told_with_row_key_and_line() -> None:
 def test_every_failure_is_told_and_no_other_fault_is_made_of_them() -> None:
     """Two stages failed, the first of them before any step: that no step was made needs no words of its own."""
     failed = [*failing("train"), *failing("evaluate")]
-    found = llmguard.trainer_survives_a_dry_run(record(failed=failed, train={"ended": -1}))
+    found = trainer_survives_a_dry_run(record(failed=failed, train={"ended": -1}))
     assert [f.where.what for f in found] == ["dry run, stage 'train'", "dry run, stage 'evaluate'"]
 
 
 def test_a_process_that_hung_is_told_with_the_users_line() -> None:
     """Also where the first step never ended: one error, not a second one about steps."""
-    found = llmguard.trainer_survives_a_dry_run(record(ended=HUNG, stage="train", train={"ended": -1}))
+    found = trainer_survives_a_dry_run(record(ended=HUNG, stage="train", train={"ended": -1}))
     told = one(
         found, "error", "in the first two steps", "at train.py:9 in on_step_end()", "no step for 20 s (HUNG)"
     )
@@ -135,7 +140,7 @@ def test_a_process_that_hung_is_told_with_the_users_line() -> None:
     assert found.looked_at == 8
     nowhere = {**HUNG, "own": {}}
     told = one(
-        llmguard.trainer_survives_a_dry_run(record(ended=nowhere, stage="save")),
+        trainer_survives_a_dry_run(record(ended=nowhere, stage="save")),
         "error",
         "a checkpoint was saved",
     )
@@ -144,14 +149,14 @@ def test_a_process_that_hung_is_told_with_the_users_line() -> None:
 
 def test_a_run_without_a_step_is_an_error() -> None:
     """train() came back at once; one whose train() was never reached is not accused."""
-    found = llmguard.trainer_survives_a_dry_run(record(train={"ended": -1, "losses": [], "steps": []}))
+    found = trainer_survives_a_dry_run(record(train={"ended": -1, "losses": [], "steps": []}))
     one(found, "error", "without a single optimizer step", "num_train_epochs = 0")
-    assert not llmguard.trainer_survives_a_dry_run(record("train"))
+    assert not trainer_survives_a_dry_run(record("train"))
 
 
 def test_what_was_given_in_place_of_the_users_settings_is_a_note() -> None:
     """In order, and no failure."""
-    found = llmguard.trainer_survives_a_dry_run(record(notes={"layers": "2 of 22", "bf16": "off"}))
+    found = trainer_survives_a_dry_run(record(notes={"layers": "2 of 22", "bf16": "off"}))
     one(found, "note", "differs from the run itself: bf16: off; layers: 2 of 22")
 
 
@@ -160,10 +165,10 @@ def test_what_was_given_in_place_of_the_users_settings_is_a_note() -> None:
 
 def test_a_loss_that_is_no_number_is_an_error_whatever_the_log_shows() -> None:
     """NaN behind a logged 0.0 is called so; an infinite loss that is logged as it is hides nothing."""
-    found = llmguard.dry_run_loss_is_finite(trained(["nan", "nan"], logged((0.0, "nan"), (0.0, "nan"))))
+    found = dry_run_loss_is_finite(trained(["nan", "nan"], logged((0.0, "nan"), (0.0, "nan"))))
     one(found, "error", "2 of 2 micro-batches", "have the loss nan; the log shows loss 0.0 for it")
     assert found.looked_at == 2
-    found = llmguard.dry_run_loss_is_finite(trained([FIRST, "inf"], logged((FIRST, 2.9), ("inf", 2.9))))
+    found = dry_run_loss_is_finite(trained([FIRST, "inf"], logged((FIRST, 2.9), ("inf", 2.9))))
     told = one(found, "error", "1 of 2 micro-batches", "have the loss inf")
     assert "the log shows" not in told.message
     assert told.evidence["losses"] == [FIRST, "inf"]
@@ -171,29 +176,29 @@ def test_a_loss_that_is_no_number_is_an_error_whatever_the_log_shows() -> None:
 
 def test_a_gradient_that_is_no_number_is_told_before_the_loss_that_it_spoils() -> None:
     """The loss of the first step is fine and its gradient is not: the NaN of the second step follows from it."""
-    found = llmguard.dry_run_loss_is_finite(trained([FIRST, "nan"], logged((FIRST, "nan"), (0.0, "nan"))))
+    found = dry_run_loss_is_finite(trained([FIRST, "nan"], logged((FIRST, "nan"), (0.0, "nan"))))
     one(found, "error", "the gradient norm is nan although the loss is 5.955", "set_detect_anomaly")
 
 
 def test_losses_of_exactly_nought_are_an_error_only_without_gradients() -> None:
     """A policy's first loss is 0 with gradients that are not; a run that logs no norms is judged by its losses."""
     nothing = trained([0.0, 0.0], logged((0.0, 0.0), (0.0, 0.0)))
-    one(llmguard.dry_run_loss_is_finite(nothing), "error", "the loss of all 2 micro-batches is exactly 0")
-    assert not llmguard.dry_run_loss_is_finite(trained([0.0, 0.0], logged((0.0, 0.7), (0.0, 0.6))))
-    assert not llmguard.dry_run_loss_is_finite(trained([0.0, SECOND], logged((0.0, 0.0), (SECOND, 0.0))))
-    one(llmguard.dry_run_loss_is_finite(trained([0.0], logged((0.0, None)))), "error", "exactly 0")
-    assert not llmguard.dry_run_loss_is_finite(trained([FIRST], logged((FIRST, None))))
+    one(dry_run_loss_is_finite(nothing), "error", "the loss of all 2 micro-batches is exactly 0")
+    assert not dry_run_loss_is_finite(trained([0.0, 0.0], logged((0.0, 0.7), (0.0, 0.6))))
+    assert not dry_run_loss_is_finite(trained([0.0, SECOND], logged((0.0, 0.0), (SECOND, 0.0))))
+    one(dry_run_loss_is_finite(trained([0.0], logged((0.0, None)))), "error", "exactly 0")
+    assert not dry_run_loss_is_finite(trained([FIRST], logged((FIRST, None))))
 
 
 def test_an_evaluation_loss_that_is_no_number_is_told_once() -> None:
     """Beside sound training losses only; metrics without a loss, and no evaluation at all, are nobody's fault."""
-    found = llmguard.dry_run_loss_is_finite(record(evaluation={"eval_loss": "nan"}))
+    found = dry_run_loss_is_finite(record(evaluation={"eval_loss": "nan"}))
     told = one(found, "error", "the evaluation loss is nan although the training losses are finite")
     assert told.where.what == "dry run, stage 'evaluate'"
     both = trained(["nan"], logged((0.0, "nan")), evaluation={"eval_loss": "nan"})
-    one(llmguard.dry_run_loss_is_finite(both), "error", "have the loss nan")
-    assert not llmguard.dry_run_loss_is_finite({**record(), "evaluation": {"eval_accuracy": 0.5}})
-    assert not llmguard.dry_run_loss_is_finite(record("evaluation"))
+    one(dry_run_loss_is_finite(both), "error", "have the loss nan")
+    assert not dry_run_loss_is_finite({**record(), "evaluation": {"eval_accuracy": 0.5}})
+    assert not dry_run_loss_is_finite(record("evaluation"))
 
 
 # -- dry_run_can_resume
@@ -201,17 +206,15 @@ def test_an_evaluation_loss_that_is_no_number_is_told_once() -> None:
 
 def resumed(*losses: float | str, began: int = 1) -> Findings:
     """The check on a run that was resumed and had these losses."""
-    return llmguard.dry_run_can_resume(record(resume={"began": began, "losses": list(losses)}))
+    return dry_run_can_resume(record(resume={"began": began, "losses": list(losses)}))
 
 
 def test_a_checkpoint_that_does_not_load_is_an_error() -> None:
     """With the user's line; an evaluation that failed has nothing to do with it."""
-    found = llmguard.dry_run_can_resume(
-        record(failed=failing("resume", message="'rng'"), resume={"began": 1})
-    )
+    found = dry_run_can_resume(record(failed=failing("resume", message="'rng'"), resume={"began": 1}))
     told = one(found, "error", "while it was resumed from its own checkpoint: KeyError: 'rng'")
     assert (told.where.file, found.looked_at) == ("train.py", 1)
-    assert not llmguard.dry_run_can_resume(record(failed=failing("evaluate")))
+    assert not dry_run_can_resume(record(failed=failing("evaluate")))
 
 
 @pytest.mark.parametrize("began", [0, -1])
@@ -233,16 +236,16 @@ def test_other_losses_after_resuming_are_a_warning() -> None:
 def test_losses_that_are_nan_in_both_runs_are_the_same() -> None:
     """That they are NaN is told by another check."""
     train = {"losses": [FIRST, "nan"]}
-    assert not llmguard.dry_run_can_resume(record(train=train, resume={"losses": ["nan"]}))
+    assert not dry_run_can_resume(record(train=train, resume={"losses": ["nan"]}))
 
 
 @pytest.mark.parametrize("why", ["resume", "time"])
 def test_who_is_not_resumed_for_a_reason_is_skipped_with_it(why: str) -> None:
     """save_only_model, or no time left: nothing failed. Without a reason another check tells it."""
     with pytest.raises(MissingEvidence, match="save_only_model is set"):
-        llmguard.dry_run_can_resume(record("resume", notes={why: "not tried: save_only_model is set"}))
+        dry_run_can_resume(record("resume", notes={why: "not tried: save_only_model is set"}))
     with pytest.raises(EvidenceError, match="trainer_survives_a_dry_run"):
-        llmguard.dry_run_can_resume(record("resume"))
+        dry_run_can_resume(record("resume"))
 
 
 # -- one_batch_can_be_overfitted
@@ -250,7 +253,7 @@ def test_who_is_not_resumed_for_a_reason_is_skipped_with_it(why: str) -> None:
 
 def repeated(*losses: float | str, **more: Any) -> Findings:
     """The check on the losses of one batch."""
-    return llmguard.one_batch_can_be_overfitted(record(overfit=list(losses), **more))
+    return one_batch_can_be_overfitted(record(overfit=list(losses), **more))
 
 
 def test_a_loss_that_does_not_fall_is_a_warning() -> None:
@@ -277,7 +280,7 @@ def test_too_little_to_judge_is_not_judged() -> None:
     for losses in ((5.0, 5.0), ("nan",) * 8, (5.0, math.inf, 5.0), (0.0,) * 8, (9e-7,) * 8):
         found = repeated(*losses)
         assert (list(found), found.looked_at) == ([], 0)
-    assert llmguard.one_batch_can_be_overfitted(record("overfit")).looked_at == 0
+    assert one_batch_can_be_overfitted(record("overfit")).looked_at == 0
     assert repeated(*[1e-6] * 3)
     assert repeated(*[2e-6] * 3)
 
@@ -285,10 +288,10 @@ def test_too_little_to_judge_is_not_judged() -> None:
 def test_one_batch_is_judged_although_something_else_failed() -> None:
     """Where the run ended before it, the check that tells the failure is named."""
     assert repeated(5.0, 5.0, 5.0, failed=failing("evaluate"))
-    assert not llmguard.one_batch_can_be_overfitted(record(failed=failing("evaluate")))
+    assert not one_batch_can_be_overfitted(record(failed=failing("evaluate")))
     for more in ({"failed": failing("train")}, {"ended": HUNG, "stage": "train"}):
         with pytest.raises(EvidenceError, match="trainer_survives_a_dry_run"):
-            llmguard.one_batch_can_be_overfitted(record("overfit", **more))
+            one_batch_can_be_overfitted(record("overfit", **more))
 
 
 # -- trained_parameters_change
@@ -296,7 +299,7 @@ def test_one_batch_is_judged_although_something_else_failed() -> None:
 
 def changed(*without: str, **changes: Any) -> Findings:
     """The check on a record."""
-    return llmguard.trained_parameters_change(record(*without, **changes))
+    return trained_parameters_change(record(*without, **changes))
 
 
 def test_a_model_without_trainable_tensors_is_an_error() -> None:
@@ -346,7 +349,7 @@ def test_parameters_of_a_run_without_steps_are_left_to_another_check() -> None:
         record(changes={"unchanged": 21}, train={"ended": -1}),
     ):
         with pytest.raises(EvidenceError, match="trainer_survives_a_dry_run"):
-            llmguard.trained_parameters_change(found)
+            trained_parameters_change(found)
 
 
 @pytest.mark.parametrize("check", CHECKS[1:3], ids=lambda check: check.name)

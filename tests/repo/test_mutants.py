@@ -48,7 +48,7 @@ def _(tally):
 '''
 
 
-OPEN = {"checkpoints_are_whole", "machine_is_not_swapping", "tokenised_rows_fit_in_memory"}
+OPEN: set[str] = set()
 """Checks some of whose mutants survive in the page as it is: a test of their own is missing. Take one out when it has it."""
 
 
