@@ -333,7 +333,7 @@ def test_tensors_that_stay_as_they_were_are_an_error() -> None:
         told = one(
             changed(changes=same, train={"ended": ended, "rates": [0.0, 0.0]}),
             "error",
-            "after two steps all 21 tensors",
+            "after the steps of the dry run all 21 tensors",
         )
         assert "; the learning rate was 0" in told.message
         assert told.evidence["names"] == TENSORS
