@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.quick import frozen
+
+__all__ = ["frozen"]
 
 QUESTIONS = (
     "What is two and three?",
@@ -50,12 +51,3 @@ def model(lab_path: Any) -> Any:
 def rows() -> list[dict[str, str]]:
     """Four questions and their answers."""
     return [{"prompt": q, "response": a} for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
-
-
-@pytest.fixture
-def frozen() -> Iterator[None]:
-    """What is there already is no garbage and is not looked through: collecting after each of many small runs takes no time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()

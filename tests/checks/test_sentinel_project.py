@@ -11,7 +11,7 @@ import pytest
 from llmguard.auditing import Audit
 from llmguard.catalogue import Entry
 from llmguard.errors import MissingEvidence
-from llmguard.evidence import Evidence
+from llmguard.evidence import Evidence, Options
 from llmguard.evidence.completions import provide, route_of
 from llmguard.formats import text_format
 from llmguard.project import load_project
@@ -58,7 +58,9 @@ def test_a_text_format_gives_the_prompts(tmp_path: Path) -> None:
     """Written by the format, one a sentinel, encoded as the project says."""
     text = '[model]\npath = "m"\n[prompt]\nformat = "zephyr"\nadd_special_tokens = false\n'
     project = evidence(tmp_path, text).project
-    told: Any = SimpleNamespace(project=project, get=lambda kind: text_format("zephyr", "</s>"))
+    told: Any = SimpleNamespace(
+        project=project, options=Options(), get=lambda kind: text_format("zephyr", "</s>")
+    )
     route = route_of(told)
     assert route.prompts is not None
     assert route.prompts[0] == f"<|user|>\n{SENTINELS[0].prompt}</s>\n<|assistant|>\n"

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from support.configs import Folder
-from support.quick import one_thread
+from support.quick import frozen, one_thread
 
 from llmguard.auditing import Audit
 from llmguard.findings import Finding, Severity
 from llmguard.project import load_project
 from llmguard.report import CheckResult, Outcome
 
-__all__ = ["one_thread"]
+__all__ = ["frozen", "one_thread"]
 
 
 class Project(Folder):

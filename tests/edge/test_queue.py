@@ -19,6 +19,8 @@ from llmguard_core.queue import Job, Summary, retry, status
 from llmguard_core.queue.daemon import LOCK
 from llmguard_core.queue.jobs import SUFFIXES, Queue
 
+pytestmark = pytest.mark.usefixtures("frozen")  # garbage is collected after each file
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:

@@ -90,8 +90,8 @@ def test_modules_are_handed_out(probe, sentinels):
     assert probe.python("report(6 * 7)", timeout=20).payload == 42
     assert len(sentinels.SENTINELS) >= 24
 
-def test_gpu_memory_needs_torch(gpu_memory):
-    raise AssertionError("skipped where torch is not loaded")
+def test_gpu_memory_is_host_memory_where_there_is_no_gpu(gpu_memory):
+    assert gpu_memory.allocated > 0
 """
 
 
@@ -121,7 +121,7 @@ def test_what_they_hand_out(toy: Toy) -> None:
     toy.write("b.jsonl", '{"p": "5", "r": "6"}\n')
     toy.write("test_uses.py", USES)
     result = toy.run("-W", "error", "--strict-markers", "test_uses.py", only="")
-    result.assert_outcomes(passed=USES.count("\ndef test_") - 1, skipped=1)
+    result.assert_outcomes(passed=USES.count("\ndef test_"))
 
 
 def test_the_lab_is_handed_out_once(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

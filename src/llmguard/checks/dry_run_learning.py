@@ -166,7 +166,8 @@ def _nothing_changed(changes: Found, rates: Sequence[float]) -> Finding:
     rate = f"; the learning rate was {max(rates):g}" if rates else ""
     return error(
         where_of("train"),
-        what=f"after the steps of the dry run all {changes['compared']} tensors that are to be trained are what they were, to the last bit{rate}",
+        what=f"after the steps of the dry run all {changes['compared']} tensors that are to be trained "
+        f"are what they were, to the last bit{rate}",
         why="the run ends with exit code 0, and the model that it saves is the one that it loaded",
         cause="a learning rate of 0, gradients of 0 or none (a detached loss, inputs without gradients under checkpointing), "
         "or an optimizer step of your own that does nothing",

@@ -94,10 +94,12 @@ class Search:
         return fallback or last.path("none")
 
     def _rooted(self, level: list[_Node]) -> Chain | None:
-        """The chain to a root, or to an object whose own chain is known already."""
+        """The chain to a root, or to an object whose own chain is known already; of a test, last: what it was given has an owner, too."""
+        roots = [node for node in level if node.child is not None and is_root(node.held)]
+        if roots:
+            first = min(roots, key=lambda node: type(node.held).__name__ == "Function")
+            return _without_class_dict(first.path("root"))
         for node in level:
-            if node.child is not None and is_root(node.held):
-                return _without_class_dict(node.path("root"))
             if id(node.held) in self._known:
                 chain, at = self._known[id(node.held)]
                 below = node.path("root").objects
