@@ -142,6 +142,15 @@ def inner(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
 
 
 @pytest.fixture
+def apart(
+    pytester: pytest.Pytester, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., pytest.RunResult]:
+    """Run pytest in an empty folder, in a process of its own, where little has to be looked through when garbage is collected."""
+    monkeypatch.setenv("PYTHONPATH", str(root / "tests"))
+    return functools.partial(pytester.runpytest_subprocess, *QUIET)
+
+
+@pytest.fixture
 def toy(pytester: pytest.Pytester) -> Toy:
     """A folder with a project file and toy checks."""
     return Toy(pytester.path, pytester)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.device_memory import MIB, FakeDevice, installed
 
 from llmguard.memory import accelerators
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 HEAD = """
 import pytest
@@ -22,14 +21,29 @@ def take(size, device=0):
 """
 
 
+FAKES = """
+from llmguard import memory
+from support.device_memory import MIB, FakeDevice
+FAKES = [FakeDevice(), FakeDevice("cuda:1")]
+HELD = FAKES[0].tensor(3 * MIB)
+memory.use(FAKES)
+"""
+
+
 @pytest.fixture
-def gpus() -> Iterator[list[FakeDevice]]:
+def gpus(pytester: pytest.Pytester) -> None:
     """Two devices; something is held on the first."""
-    found = [FakeDevice(), FakeDevice("cuda:1")]
-    held = found[0].tensor(3 * MIB)
-    with installed(*found):
-        yield found
-    del held
+    pytester.makeconftest(FAKES)
+
+
+@pytest.fixture
+def inner(
+    request: pytest.FixtureRequest,
+    inner: Callable[..., pytest.RunResult],
+    apart: Callable[..., pytest.RunResult],
+) -> Callable[..., pytest.RunResult]:
+    """Sessions on fake devices are processes of their own."""
+    return apart if "gpus" in request.fixturenames else inner
 
 
 def source(body: str, marker: str = "") -> str:

@@ -7,10 +7,9 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from support.device_memory import FakeDevice, installed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.plugin.conftest import Toy
@@ -28,16 +27,24 @@ def test_toy_leaks(): KEPT.append(devices()[0].tensor(MIB))
 CONFTEST = """
 from llmguard import memory
 from support.device_memory import FakeDevice
-memory.use([FakeDevice(hides={hides!r})])
+FAKE = FakeDevice(hides={hides!r})
+memory.use([FAKE])
+
+def pytest_unconfigure():
+    print("asked", FAKE.calls.get("allocated", 0), "settled", FAKE.calls.get("settle", 0))
 """
 
 
 @pytest.fixture
-def gpu() -> Iterator[FakeDevice]:
+def gpu(pytester: pytest.Pytester) -> None:
     """A device."""
-    found = FakeDevice()
-    with installed(found):
-        yield found
+    pytester.makeconftest(CONFTEST.format(hides={}))
+
+
+@pytest.fixture
+def inner(apart: Callable[..., pytest.RunResult]) -> Callable[..., pytest.RunResult]:
+    """Sessions are processes of their own."""
+    return apart
 
 
 @pytest.fixture
@@ -200,15 +207,17 @@ def test_clean(model, number, tmp_path):
 """
 
 
-def test_500_clean_tests_on_a_gpu_raise_no_alarm(
-    guarded: Callable[..., pytest.RunResult], gpu: FakeDevice
-) -> None:
+@pytest.mark.usefixtures("gpu")
+def test_500_clean_tests_on_a_gpu_raise_no_alarm(guarded: Callable[..., pytest.RunResult]) -> None:
     """Workspaces, graph pools, cycles, exceptions, model fixtures, noisy neighbours, pinned memory for a moment."""
     result = guarded(CLEAN, "-q", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=500)
     assert "500 tests measured, 0 leaks" in result.stdout.str()
-    assert gpu.calls["allocated"] > 1000, "nothing was measured"
-    assert gpu.calls["settle"] > 400, "no workspace was in the way"
+    asked, settled = map(
+        int, re.findall(r"^asked (\d+) settled (\d+)$", result.stdout.str(), re.MULTILINE)[0]
+    )
+    assert asked > 1000, "nothing was measured"
+    assert settled > 400, "no workspace was in the way"
 
 
 @pytest.mark.needs_torch
