@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support import real
+from support.encoders import Endless
 from support.judging import alarms, findings
 from support.tiny import CHATML, byte_level, chat, sentencepiece
 
@@ -337,18 +338,11 @@ def test_rows_that_are_too_long_are_dropped_or_refused_as_asked() -> None:
 
 def test_rows_are_a_dataset_and_a_stream() -> None:
     """Indexed like a list, as columns for the checks, and from a generator without holding more than a block."""
-    read = 0
-
-    def endless() -> Iterator[dict[str, str]]:
-        nonlocal read
-        while True:
-            read += 1
-            yield {"prompt": f"what is {read}", "response": "one"}
-
+    endless = Endless()
     encoder = Encoder(byte_level(), format_for(byte_level()))
-    first = next(encoder.stream(endless()))
+    first = next(encoder.stream(iter(endless)))
     assert isinstance(first, encoding.EncodedRow)
-    assert read == encoding.BLOCK
+    assert endless.read == encoding.BLOCK
     made = encoder.rows(pairs(5))
     assert isinstance(made, EncodedRows)
     assert made[-1] == made[4] == encoder.row(pairs(5)[4]).columns()

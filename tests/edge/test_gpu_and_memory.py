@@ -12,13 +12,13 @@ import subprocess
 import sys
 import tracemalloc
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.configs import says
+from support.encoders import Endless
 from support.hosts import machine
 from support.limited import Limited, limited, no_png, run
 from support.machines import host_of
@@ -121,24 +121,17 @@ def test_edge_22_the_core_encodes_without_holding_all_rows() -> None:
     from llmguard_core.encoding import BLOCK, Encoder
     from llmguard_core.formats import format_for
 
-    read = 0
-
-    def endless() -> Iterator[dict[str, str]]:
-        nonlocal read
-        while True:
-            read += 1
-            yield {"prompt": f"what is {read}", "response": "one"}
-
+    endless = Endless()
     encoder = Encoder(byte_level(), format_for(byte_level()))
     peaks = []
     for blocks in (2, 8):
-        stream = encoder.stream(endless())
+        stream = encoder.stream(iter(endless))
         tracemalloc.start()
         for _ in range(blocks * BLOCK):
             next(stream)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert read <= 12 * BLOCK
+    assert endless.read <= 12 * BLOCK
     assert peaks[1] < 1.5 * peaks[0]
 
 

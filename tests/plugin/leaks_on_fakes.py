@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from support.cycles import Engine
 
 from llmguard import memory
 
@@ -113,19 +114,6 @@ def cycle(tensor):
     one, two = Node(), Node()
     one.other, two.other, two.tensor = two, one, tensor
     return one
-
-
-MODELS = {}
-
-
-class Engine:
-    """A cycle that, when it is collected, forgets a model, which is a cycle as well: the next collection takes that."""
-
-    def __init__(self, model):
-        MODELS["it"], self.me = model, self
-
-    def __del__(self):
-        MODELS.clear()
 
 
 def test_h11_cycle_that_needs_two_passes():

@@ -7,6 +7,7 @@ import gc
 
 import pytest
 import torch
+from support.cycles import Engine
 
 MIB = 2**20
 KEPT = []
@@ -139,19 +140,6 @@ def test_h9_callback():
 
 def test_h10_losses():
     step(LOSSES)
-
-
-MODELS = {}
-
-
-class Engine:
-    """A cycle that, when it is collected, forgets a model, which is a cycle as well: the next collection takes that."""
-
-    def __init__(self, model):
-        MODELS["it"], self.me = model, self
-
-    def __del__(self):
-        MODELS.clear()
 
 
 def test_h11_cycle_that_needs_two_passes():

@@ -6,17 +6,29 @@ and the token behind that. What it says comes from its own way of encoding, neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llmguard.formats import ChatTemplate, Kind, TextFormat, pieces_text
 from llmguard.rows import Turn
 
-__all__ = ["IGNORE", "Sample", "Span", "joint", "rendered", "split"]
+__all__ = ["IGNORE", "Endless", "Sample", "Span", "joint", "rendered", "split"]
 
 IGNORE = -100
 Turns = Sequence[Turn]
+
+
+class Endless:
+    """Rows without end; `read` says how many were taken."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        while True:
+            self.read += 1
+            yield {"prompt": f"what is {self.read}", "response": "one"}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from llmguard.configs.dialects import Section
 from llmguard.configs.document import OPAQUE, Document, Item
 from llmguard.sources.read import SourceFile
 
-__all__ = ["Call", "calls_of", "config_of", "imported_names"]
+__all__ = ["Call", "calls_of", "config_of", "imported_names", "last_name"]
 
 _TRAINING_ARGUMENTS = ("TrainingArguments", "Seq2SeqTrainingArguments")
 
@@ -39,6 +39,13 @@ def imported_names(tree: ast.Module) -> dict[str, tuple[str, str]]:
                 {a.asname or a.name.partition(".")[0]: (a.name.partition(".")[0], "") for a in node.names}
             )
     return {name: where for name, where in found.items() if where[0] in ("transformers", "trl", "peft")}
+
+
+def last_name(node: ast.AST) -> str:
+    """The name that an expression ends with: `model` of `model` and of `self.model`; "" of anything else."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def calls_of(tree: ast.Module) -> Iterator[Call]:

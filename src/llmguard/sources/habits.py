@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from llmguard.sources.calls import last_name
+
 __all__ = ["Resident", "fixed_devices", "residents"]
 
 _MODEL = re.compile(
@@ -88,8 +90,7 @@ def _is_load(node: ast.Call) -> bool:
     ):
         return _is_load(function.value)
     owner = function.value
-    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
-    return function.attr == "from_pretrained" and bool(_MODEL.fullmatch(name))
+    return function.attr == "from_pretrained" and bool(_MODEL.fullmatch(last_name(owner)))
 
 
 def _released(statement: ast.stmt) -> Iterator[str]:
@@ -136,13 +137,7 @@ def fixed_devices(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
             else []
         )
         for target in targets:
-            name = (
-                target.id
-                if isinstance(target, ast.Name)
-                else target.attr
-                if isinstance(target, ast.Attribute)
-                else ""
-            )
+            name = last_name(target)
             if (
                 name.lower() in ("device", "torch_device")
                 and isinstance(node, (ast.Assign, ast.AnnAssign))

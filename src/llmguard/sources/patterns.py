@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmguard.sources.calls import calls_of, constants_of, value_of
+from llmguard.sources.calls import calls_of, constants_of, last_name, value_of
 from llmguard.sources.read import SourceFile
 
 __all__ = ["Overwritten", "Unguarded", "overwritten_masks", "unguarded_prompts"]
@@ -73,21 +73,10 @@ def unguarded_prompts(file: SourceFile, kind: str = "") -> Iterator[Unguarded]:
 def _loads(tree: ast.Module) -> Iterator[ast.Call]:
     """Calls that load a model."""
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr == "from_pretrained"
-        ):
-            owner = node.func.value
-            name = (
-                owner.id
-                if isinstance(owner, ast.Name)
-                else owner.attr
-                if isinstance(owner, ast.Attribute)
-                else ""
-            )
-            if _MODEL.fullmatch(name):
-                yield node
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        if node.func.attr == "from_pretrained" and _MODEL.fullmatch(last_name(node.func.value)):
+            yield node
 
 
 def _base_model(tree: ast.Module) -> str:
@@ -114,15 +103,7 @@ def _generates(tree: ast.Module) -> bool:
 
 
 def _trains(tree: ast.Module) -> bool:
-    names = (
-        n.func.id
-        if isinstance(n.func, ast.Name)
-        else n.func.attr
-        if isinstance(n.func, ast.Attribute)
-        else ""
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Call)
-    )
+    names = [last_name(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)]
     return any(name.endswith("Trainer") or name in ("backward", "get_peft_model") for name in names)
 
 
