@@ -109,14 +109,20 @@ def test_h13_warms_up() -> None:
     assert float((one @ one)[0, 0]) == 64.0
 
 
-@OTHERS
-def test_h15_stands_beside_another_process() -> None:
-    code = f"import torch; x = torch.ones({8 * SIZE}, device={DEVICE!r}); print('here', flush=True); input()"
+def another(size: int) -> subprocess.Popen[str]:
+    """A process that holds a tensor until it is told to end, or killed."""
+    code = f"import torch; x = torch.ones({size}, device={DEVICE!r}); print('here', flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "here\n"
+    return other
+
+
+@OTHERS
+def test_h15_stands_beside_another_process() -> None:
+    other = another(8 * SIZE)
     small = torch.ones(16, device=DEVICE)
     other.communicate("\n", timeout=60)
     assert small.numel() == 16
@@ -124,12 +130,7 @@ def test_h15_stands_beside_another_process() -> None:
 
 @OTHERS
 def test_h18_is_given_back_late_by_a_killed_child() -> None:
-    code = f"import torch; x = torch.ones({64 * SIZE}, device={DEVICE!r}); print('here', flush=True); input()"
-    other = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == "here\n"
+    other = another(64 * SIZE)
     threading.Timer(1.0, other.kill).start()
     other.wait(60)
     other.stdin and other.stdin.close()

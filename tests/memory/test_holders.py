@@ -301,6 +301,18 @@ def test_an_argument_of_parametrize_is_told_as_the_sessions(given: torch.Tensor)
     assert given.numel() == SIZE + 2
 
 
+@pytest.mark.parametrize("names", [("Function", "CallSpec2"), ("CallSpec2", "Function")], ids="-".join)
+def test_what_a_test_was_given_belongs_to_who_gave_it(names: tuple[str, str]) -> None:
+    """A test holds its arguments as well, and may be found first: the one that lasts is told."""
+    shape = {"__module__": "_pytest.python", "id": "one", "nodeid": "test_it"}
+    owners = [type(name, (), shape)() for name in names]
+    given = {"given": torch.ones(SIZE)}
+    for owner in owners:
+        owner.given = dict(given)
+    given.clear()
+    assert told().kind == "parametrize"
+
+
 def test_a_variable_of_a_running_test_is_told_only_where_nothing_lasts() -> None:
     """It dies by itself; a module variable that holds the same does not."""
     batch = torch.ones(SIZE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 
 from llmguard.errors import UsageError
 from llmguard.ledger.stories import FIELDS, UNFILLED
@@ -30,6 +31,8 @@ HEADINGS = {
 """Heading of an issue -> the field of the story that its text goes to."""
 BODY = Path(__file__).with_name("regression.txt")
 """What stands below the story of a new regression: it is the user's code, not ours, and so it lies here as text."""
+TESTING = "pytest"
+"""What that code is run by; nothing here is."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def template(issue: Issue) -> str:
     for name in FIELDS:
         value = _safe(issue.fields.get(name, "")) or f"{UNFILLED} ({HINTS[name]})"
         lines.append(f"{name}: {value}")
-    return "\n".join([*lines, '"""', BODY.read_text("utf-8")])
+    body = Template(BODY.read_text("utf-8")).substitute(testing=TESTING)
+    return "\n".join([*lines, '"""', body])
 
 
 def issue_of(text: str, source: str = "") -> Issue:
